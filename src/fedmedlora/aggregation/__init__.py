@@ -1,0 +1,1 @@
+"""Strategies: how site updates become one adapter."""

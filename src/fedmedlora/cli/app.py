@@ -1,0 +1,43 @@
+"""The command tree. Nothing heavy is imported here: `--help` must be instant."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from fedmedlora import __version__
+from fedmedlora.cli import corpus, evaluate
+from fedmedlora.cli.console import run_app
+
+app = typer.Typer(
+    name="fedmedlora",
+    help="Train one language model across hospitals; only LoRA adapters travel.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(corpus.app, name="corpus")
+app.command("evaluate")(evaluate.evaluate)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"fedmedlora {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Train one language model across hospitals; only LoRA adapters travel."""
+
+
+def main() -> None:
+    """Run the command line and exit with 0 done, 1 failed or 2 wrong usage."""
+    sys.exit(run_app(app, sys.argv[1:]))

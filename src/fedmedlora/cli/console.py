@@ -1,0 +1,65 @@
+"""Everything the command line shows: exit codes, error lines, JSON and progress bars."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from fedmedlora.core.errors import ConfigError, FedMedLoRAError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
+    """The exit code of one invocation; errors become one message on stderr.
+
+    0 done, 1 failed, 2 wrong usage or config, 130 interrupted. A traceback is printed only with
+    `--debug`, because local variables and messages of other libraries may hold note text.
+    """
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except (typer.Exit, SystemExit) as stop:
+        code = getattr(stop, "exit_code", getattr(stop, "code", 0))
+    except (typer.Abort, KeyboardInterrupt) as stop:
+        typer.echo(str(stop) or "Interrupted.", err=True)
+        return EXIT_INTERRUPTED
+    except FedMedLoRAError as error:
+        return _failed(str(error), EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED, debug)
+    except Exception as error:
+        return _unexpected(error, debug)
+    return code if isinstance(code, int) else EXIT_DONE
+
+
+def _unexpected(error: Exception, debug: bool) -> int:
+    show = getattr(error, "show", None)
+    if callable(show):  # click's usage errors print themselves
+        show(file=sys.stderr)
+        return EXIT_USAGE
+    if isinstance(error, OSError):
+        # strerror and the path, never the exception's own text
+        where = error.filename or "file system"
+        return _failed(f"{where}: {error.strerror or type(error).__name__}.", EXIT_FAILED, debug)
+    text = f"unexpected {type(error).__name__}. Run again with --debug and report the traceback."
+    return _failed(text, EXIT_FAILED, debug)
+
+
+def _failed(text: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc(file=sys.stderr)
+    for line in text.splitlines():
+        typer.echo(f"error: {line}", err=True)
+    return code
+
+
+def print_json(value: Any) -> None:
+    """A result for scripts, on stdout."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

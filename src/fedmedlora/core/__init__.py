@@ -1,0 +1,1 @@
+"""Values that every part speaks: documents, schema, examples, records, errors, seeds."""

@@ -1,0 +1,1 @@
+"""Corpora: readers, writers, splits, summaries and the artificial hospitals."""

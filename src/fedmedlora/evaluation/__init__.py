@@ -1,0 +1,1 @@
+"""Matching, scores and intervals."""

@@ -1,0 +1,1 @@
+"""Extraction: notes in, entities out."""

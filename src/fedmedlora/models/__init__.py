@@ -1,0 +1,1 @@
+"""The only door to transformers' loading and to peft."""

@@ -1,0 +1,1 @@
+"""Prompt formats: render and parse side by side."""

@@ -1,0 +1,1 @@
+"""Whole studies: arms by cohorts."""

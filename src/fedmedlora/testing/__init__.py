@@ -1,0 +1,1 @@
+"""Tiny models, generators and laws, for outsiders too."""
