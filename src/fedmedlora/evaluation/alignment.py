@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedmedlora.core.errors import CorpusError
+from fedmedlora.corpora.reader import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,11 +53,11 @@ def _by_id(documents: Iterable[Document], side: str) -> dict[str, Document]:
     found: dict[str, Document] = {}
     for document in documents:
         if document.id in found:
-            raise CorpusError(f"{side}: document id {document.id!r} occurs twice.")
+            raise CorpusError(f"{side}: document id {shown(document.id)} occurs twice.")
         found[document.id] = document
     return found
 
 
 def _shown(ids: list[str]) -> str:
     more = ", ..." if len(ids) > _MOST_IDS_SHOWN else ""
-    return ", ".join(repr(id) for id in ids[:_MOST_IDS_SHOWN]) + more
+    return ", ".join(shown(id) for id in ids[:_MOST_IDS_SHOWN]) + more

@@ -56,13 +56,20 @@ def count_entities(
 
 
 def count_links(
-    aligned: Iterable[tuple[Document, Document]], preset: Preset, labels: Collection[str]
+    aligned: Iterable[tuple[Document, Document]],
+    preset: Preset,
+    labels: Collection[str],
+    names: Collection[str] | None = None,
 ) -> DocumentCounts:
-    """Counts of the links whose two ends carry `labels`, by pair such as `dosage-drug`."""
+    """Counts of the links whose two ends carry `labels`, by pair such as `dosage-drug`.
+
+    `names` are the link names that were annotated; other links are not scored. `None`: all are.
+    """
     ids, by_pair = [], []
     for gold, predicted in aligned:
         scored = scored_labels(gold, labels)
-        of_gold, of_predicted = links_of(gold, scored), links_of(predicted, scored)
+        of_gold = links_of(gold, scored, names)
+        of_predicted = links_of(predicted, scored, names)
         pairs = preset.match_links(of_gold, of_predicted)
         ids.append(gold.id)
         by_pair.append(_counts([k.pair for k in of_gold], [k.pair for k in of_predicted], pairs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedmedlora import __version__
 from fedmedlora.core.errors import ConfigError
 from fedmedlora.core.schema import default_schema
 from fedmedlora.evaluation.alignment import align_documents
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What predictions are worth under one preset; every block states micro and by-label scores."""
+    """What predictions are worth under one preset; every block states micro and by-label scores.
+
+    `not_scored` are labels that were asked for or, where none were, used, but that the gold
+    documents were not annotated for.
+    """
 
     preset: str
     num_documents: int
@@ -30,18 +35,28 @@ class Evaluation:
     modifiers: Scores
     relations: Scores
     num_unaligned: int
+    not_scored: tuple[str, ...]
 
-    def to_json(self, version: str) -> dict[str, Any]:
-        """The result as `evaluate --json` prints it; `version` is the scorer's."""
+    def to_json(self) -> dict[str, Any]:
+        """The result as `evaluate --json` prints it, with the version of the scorer."""
         return {
             "preset": self.preset,
-            "version": version,
+            "version": __version__,
             "documents": self.num_documents,
             "entities": _block(self.entities, "labels"),
             "modifiers": _block(self.modifiers, "labels"),
             "relations": _block(self.relations, "pairs"),
             "unaligned_predictions": self.num_unaligned,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredLabels:
+    """Which labels are scored, as entities and as modifiers, and which are not though wanted."""
+
+    entities: tuple[str, ...]
+    modifiers: tuple[str, ...]
+    left_out: tuple[str, ...]
 
 
 def evaluate_documents(
@@ -51,6 +66,7 @@ def evaluate_documents(
     *,
     schema: TaskSchema | None = None,
     labels: Collection[str] | None = None,
+    annotated_relations: Collection[str] | None = None,
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
 ) -> Evaluation:
@@ -63,56 +79,64 @@ def evaluate_documents(
         schema: Which labels are entities and which modifiers; others are not scored. Without one,
             every label that is no modifier of `clinical-ie-v1` is an entity.
         labels: Score only these.
+        annotated_relations: Score only links of these names; `None` scores all.
         num_draws: Bootstrap draws for the intervals.
         seed: Seed of the bootstrap.
 
     Raises:
-        ConfigError: No label is left to score.
+        ConfigError: A label asked for is unknown, or none is left to score.
         CorpusError: The documents cannot be aligned.
     """
     aligned = align_documents(gold, predicted)
-    entity_labels, modifier_labels = scored_label_lists(aligned, schema, labels)
-    both = (*entity_labels, *modifier_labels)
+    scored = choose_labels(aligned, schema, labels)
+    both = (*scored.entities, *scored.modifiers)
     counts = count_entities(aligned, preset, both)
-    links = count_links(aligned, preset, both)
+    links = count_links(aligned, preset, both, annotated_relations)
     return Evaluation(
         preset=preset.name,
         num_documents=len(aligned),
-        entities=counts.only(entity_labels).scores(num_draws=num_draws, seed=seed),
-        modifiers=counts.only(modifier_labels).scores(num_draws=num_draws, seed=seed),
+        entities=counts.only(scored.entities).scores(num_draws=num_draws, seed=seed),
+        modifiers=counts.only(scored.modifiers).scores(num_draws=num_draws, seed=seed),
         relations=links.scores(num_draws=num_draws, seed=seed),
         num_unaligned=sum(sum(unaligned(document).values()) for _, document in aligned),
+        not_scored=scored.left_out,
     )
 
 
-def scored_label_lists(
+def choose_labels(
     aligned: Sequence[tuple[Document, Document]],
     schema: TaskSchema | None,
     labels: Collection[str] | None,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The entity labels and the modifier labels that are scored, in schema order, then by name.
+) -> ScoredLabels:
+    """The labels to score, in schema order, then by name.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: A label asked for is unknown, or none of them is annotated.
     """
+    order = schema or default_schema()
     used = {e.label for pair in aligned for document in pair for e in document.entities}
     annotated = {label for gold, _ in aligned for label in gold.annotated_labels or ()}
-    known = used | annotated | set(labels or ())
-    scorable = {label for gold, _ in aligned for label in scored_labels(gold, known)}
-    if labels is not None:
-        scorable &= set(labels)
-    if schema is not None:
-        scorable &= set(schema.labels)
-    if not scorable and (labels is not None or schema is not None):
+    known = used | annotated | set(order.labels)
+    if labels is not None and (unknown := set(labels) - known):
         raise ConfigError(
-            "labels: none of the labels asked for is annotated in the gold documents, so nothing "
-            f"can be scored; expected some of {', '.join(sorted(used | annotated)) or 'none'}."
+            f"labels: unknown: {', '.join(sorted(unknown))}; "
+            f"expected some of {', '.join(sorted(known))}."
         )
-    order = schema or default_schema()
+    wanted = used | annotated if labels is None else set(labels)
+    allowed = wanted if schema is None else wanted & set(schema.labels)
+    scorable = {label for gold, _ in aligned for label in scored_labels(gold, allowed)}
+    if wanted and not scorable:
+        raise ConfigError(
+            f"labels: none of {', '.join(sorted(wanted))} can be scored; expected labels that the "
+            "gold documents are annotated for and that the schema has."
+        )
     listed = [label for label in order.labels if label in scorable]
-    listed += sorted(scorable - set(listed))
-    modifiers = tuple(label for label in listed if label in order.modifier_labels)
-    return tuple(label for label in listed if label not in modifiers), modifiers
+    listed += sorted(scorable.difference(listed))
+    return ScoredLabels(
+        entities=tuple(label for label in listed if label not in order.modifier_labels),
+        modifiers=tuple(label for label in listed if label in order.modifier_labels),
+        left_out=tuple(sorted(wanted - scorable)),
+    )
 
 
 def _block(scores: Scores, key: str) -> dict[str, Any]:

@@ -32,11 +32,16 @@ class Link:
         return f"{self.head.label}-{self.tail.label}"
 
 
-def links_of(document: Document, labels: Collection[str]) -> list[Link]:
-    """The document's relations whose two ends carry one of these labels."""
-    entities = {entity.id: entity for entity in document.entities}
-    links = [Link(r.label, entities[r.head], entities[r.tail]) for r in document.relations]
-    return [link for link in links if link.head.label in labels and link.tail.label in labels]
+def links_of(
+    document: Document, labels: Collection[str], names: Collection[str] | None = None
+) -> list[Link]:
+    """The document's relations of these names (`None`: any) between entities of these labels."""
+    ends = {e.id: e for e in document.entities if e.label in labels}
+    return [
+        Link(r.label, ends[r.head], ends[r.tail])
+        for r in document.relations
+        if r.head in ends and r.tail in ends and (names is None or r.label in names)
+    ]
 
 
 def match_links_strict(gold: Sequence[Link], predicted: Sequence[Link]) -> list[Pair]:
