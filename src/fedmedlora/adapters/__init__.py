@@ -1,1 +1,1 @@
-"""LoRA adapters as values, their files, and what may cross a site's wall."""
+"""LoRA adapters as values: their state, their files, and all that crosses a site's wall."""

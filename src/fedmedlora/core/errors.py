@@ -21,6 +21,10 @@ class AdapterMismatchError(FedMedLoRAError, ValueError):
     """Adapters of different base models, shapes or modules were brought together."""
 
 
+class ExchangeError(FedMedLoRAError, ValueError):
+    """A message between server and site is damaged, or not one of the declared kinds."""
+
+
 class AggregationError(FedMedLoRAError, ValueError):
     """Site updates cannot be merged into one adapter."""
 

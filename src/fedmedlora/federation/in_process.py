@@ -1,0 +1,128 @@
+"""Sites in this process, behind the same wall: every message really becomes bytes and back."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from fedmedlora.adapters.codec import BF16
+from fedmedlora.adapters.exchange import (
+    FailureCode,
+    Score,
+    SiteFailure,
+    SiteScores,
+    SiteUpdate,
+    Train,
+    decode,
+    encode,
+)
+from fedmedlora.core.errors import ConfigError, FedMedLoRAError
+from fedmedlora.federation.traffic import Traffic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from fedmedlora.adapters.codec import Codec
+    from fedmedlora.adapters.exchange import Reply, Request
+    from fedmedlora.federation.runtime import SiteHandler
+
+Direction = Literal["down", "up"]
+
+logger = logging.getLogger(__name__)
+
+
+class InProcessRuntime:
+    """Asks the sites one after another, in the order of the requests.
+
+    The deadline is ignored: a function call cannot be abandoned. `tap` sees every byte in both
+    directions, which is how tests look at what leaves a site.
+    """
+
+    def __init__(
+        self,
+        sites: Mapping[str, SiteHandler],
+        codec: Codec = BF16,
+        tap: Callable[[Direction, str, bytes], None] | None = None,
+    ) -> None:
+        self._sites = dict(sites)
+        self._codec = codec
+        self._tap = tap
+        self._traffic = Traffic()
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes carried so far."""
+        return self._traffic
+
+    def call(
+        self,
+        requests: Mapping[str, Request],
+        deadline_seconds: float | None = None,  # noqa: ARG002  # part of the protocol
+    ) -> Iterator[Reply]:
+        """One reply a site, in the order of the requests.
+
+        Raises:
+            ConfigError: A request is for a site that is not here.
+        """
+        unknown = sorted(requests.keys() - self._sites.keys())
+        if unknown:
+            raise ConfigError(
+                f"in-process runtime: no site named {', '.join(unknown)}; "
+                f"expected one of {', '.join(sorted(self._sites))}."
+            )
+        for site, request in requests.items():
+            sent = encode(request, self._codec)
+            self._traffic.sent_down(site, len(sent))
+            if self._tap:
+                self._tap("down", site, sent)
+            returned = self._at_site(site, sent)
+            self._traffic.sent_up(site, len(returned))
+            if self._tap:
+                self._tap("up", site, returned)
+            yield _read_reply(site, returned)
+
+    def _at_site(self, site: str, data: bytes) -> bytes:
+        """The site's side of the wall: bytes in, bytes out, no exception and no text."""
+        try:
+            request = decode(data)
+            if not isinstance(request, Train | Score):
+                return encode(SiteFailure(site, "bad-request"))
+            return encode(self._sites[site].handle(request), self._codec)
+        except Exception as error:  # whatever it is, only a code may leave
+            logger.error("site %s: %s", site, _describe(error))
+            return encode(SiteFailure(site, _failure_code(error)))
+
+
+def _read_reply(site: str, data: bytes) -> Reply:
+    try:
+        reply = decode(data)
+    except FedMedLoRAError as error:
+        logger.error("reply of site %s: %s", site, error)
+        return SiteFailure(site, "bad-reply")
+    if not isinstance(reply, SiteUpdate | SiteScores | SiteFailure):
+        return SiteFailure(site, "bad-reply")
+    if reply.site != site:
+        return SiteFailure(site, "wrong-site")
+    return reply
+
+
+def _failure_code(error: Exception) -> FailureCode:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "out-of-memory"
+    return "error"
+
+
+def _describe(error: Exception) -> str:
+    """Our own messages in full, as they hold no note text; of others only kind and place."""
+    if isinstance(error, FedMedLoRAError):
+        return str(error)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return type(error).__name__
+    file = PurePath(trace.tb_frame.f_code.co_filename).name
+    return f"{type(error).__name__} at {file}:{trace.tb_lineno}"
