@@ -1,0 +1,139 @@
+"""Writing BRAT standoff, so that BRAT shows it and our own reader gives back the same document.
+
+The note's text is written unchanged. What BRAT has no place for stands in `#` notes of our own
+type: the score of a prediction, ids that BRAT does not allow, and the exact span of a mention that
+runs over a line end, which BRAT wants in fragments. Metadata cannot be written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from fedmedlora.core.errors import CorpusError
+from fedmedlora.corpora.brat import OWN_NOTE, line_pieces
+from fedmedlora.corpora.reader import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from fedmedlora.core.document import Document
+
+_MAX_NAME_BYTES = 200
+
+
+def write_brat(folder: Path, documents: Iterable[Document]) -> int:
+    """The number of notes written; the folder appears as a whole or not at all.
+
+    Raises:
+        CorpusError: The folder holds something already, two documents have the same id, or BRAT
+            cannot hold one of them.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CorpusError(f"{folder}: not empty; expected a new folder, so that no notes mix.")
+    partial = folder.with_name(folder.name + ".partial")
+    partial.mkdir(parents=True)
+    count = 0
+    try:
+        for document in documents:
+            _write_note(partial, document)
+            count += 1
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return count
+
+
+def _write_note(folder: Path, document: Document) -> None:
+    text, annotations = note_files(document)
+    path = folder / f"{document.id}.txt"
+    if path.exists():
+        raise CorpusError(f"document id {shown(document.id)} occurs twice.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text)
+    path.with_suffix(".ann").write_bytes(annotations)
+
+
+def note_files(document: Document) -> tuple[bytes, bytes]:
+    """The bytes of the document's `.txt` and `.ann` file.
+
+    Raises:
+        CorpusError: The id cannot be a path, a label holds white space, or the text is one that
+            reading would refuse.
+    """
+    where = f"document {shown(document.id)}"
+    if not all(map(_is_file_name, document.id.split("/"))):
+        raise CorpusError(
+            f"{where}: the id cannot be a file name; expected no empty part, no leading dot, no "
+            "backslash or control character, and a moderate length. Give it another id."
+        )
+    if "\0" in document.text or document.text.startswith("\ufeff"):
+        raise CorpusError(f"{where}: the text holds a NUL or starts with a byte order mark.")
+    labels = {entity.label for entity in document.entities}
+    for label in labels | {relation.label for relation in document.relations}:
+        if not re.fullmatch(r"\S+", label):
+            raise CorpusError(f"{where}: a label is empty or holds white space.")
+    try:
+        annotations = "".join(f"{line}\n" for line in _annotation_lines(document)).encode()
+        return document.text.encode(), annotations
+    except UnicodeEncodeError:
+        raise CorpusError(f"{where}: holds half a surrogate pair.") from None
+
+
+def _is_file_name(part: str) -> bool:
+    return (
+        bool(part)
+        and part[0] != "."
+        and not re.search(r"[\x00-\x1f\x7f\\\ud800-\udfff]", part)
+        and len(part.encode()) <= _MAX_NAME_BYTES
+    )
+
+
+def _annotation_lines(document: Document) -> list[str]:
+    lines: list[str] = []
+    notes: list[tuple[str, dict[str, Any]]] = []
+    names = _brat_ids("T", [entity.id for entity in document.entities])
+    for entity in document.entities:
+        name = names[entity.id]
+        pieces = line_pieces(document.text, entity.spans)
+        offsets = ";".join(f"{piece.start} {piece.end}" for piece in pieces)
+        covered = " ".join(document.text[piece.start : piece.end] for piece in pieces)
+        covered = re.sub(r"[\r\n]", " ", covered)
+        lines.append(f"{name}\t{entity.label} {offsets}\t{covered}")
+        own: dict[str, Any] = {} if name == entity.id else {"id": entity.id}
+        if pieces != entity.spans:
+            own["spans"] = [[span.start, span.end] for span in entity.spans]
+        if entity.score is not None:
+            own["score"] = entity.score
+        notes.append((name, own))
+    links = _brat_ids("R", [relation.id for relation in document.relations])
+    for relation in document.relations:
+        name, head, tail = links[relation.id], names[relation.head], names[relation.tail]
+        lines.append(f"{name}\t{relation.label} Arg1:{head} Arg2:{tail}")
+        notes.append((name, {} if name == relation.id else {"id": relation.id}))
+    told = [(name, own) for name, own in notes if own]
+    return lines + [
+        f"#{number}\t{OWN_NOTE} {name}\t{json.dumps(own)}"
+        for number, (name, own) in enumerate(told, 1)
+    ]
+
+
+def _brat_ids(letter: str, ids: list[str]) -> dict[str, str]:
+    """An id of BRAT's form for each id; one that has the form already keeps it."""
+    taken = {identity for identity in ids if re.fullmatch(f"{letter}[0-9]+", identity)}
+    names: dict[str, str] = {}
+    number = 0
+    for identity in ids:
+        if identity in taken:
+            names[identity] = identity
+            continue
+        number += 1
+        while f"{letter}{number}" in taken:
+            number += 1
+        names[identity] = f"{letter}{number}"
+    return names

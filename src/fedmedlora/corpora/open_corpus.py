@@ -1,0 +1,120 @@
+"""One door to annotated notes on disk: a folder with a card, BRAT files, or one JSON lines file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from fedmedlora.core.errors import ConfigError, CorpusError
+from fedmedlora.corpora.brat import BratReader, holds_brat
+from fedmedlora.corpora.card import CARD_NAME, CorpusCard, load_card
+from fedmedlora.corpora.jsonl import SUFFIXES, JsonlReader, is_jsonl
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fedmedlora.core.document import Document
+    from fedmedlora.corpora.reader import LabelCheck, Reader
+
+Format = Literal["jsonl", "brat"]
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusSource:
+    """Where a corpus is and how it is stored; nothing but the card was read yet."""
+
+    name: str
+    format: Format
+    documents: Path
+    card: CorpusCard | None
+
+    @property
+    def annotated_labels(self) -> frozenset[str] | None:
+        """What the card says was annotated; None without a card."""
+        return None if self.card is None else frozenset(self.card.annotated_labels)
+
+    def reader(
+        self, *, skip_bad_notes: bool = False, check_label: LabelCheck | None = None
+    ) -> Reader:
+        """The reader of the documents, which get the card's name and labels."""
+        kind = JsonlReader if self.format == "jsonl" else BratReader
+        return kind(
+            self.documents,
+            skip_bad_notes=skip_bad_notes,
+            source=self.name,
+            annotated_labels=self.annotated_labels,
+            check_label=check_label,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """A corpus in memory. `annotated_labels` None says that nobody stated them."""
+
+    name: str
+    documents: tuple[Document, ...]
+    annotated_labels: frozenset[str] | None
+    card: CorpusCard | None = None
+
+
+def load_corpus(path: Path, *, skip_bad_notes: bool = False) -> Corpus:
+    """All documents of a folder with a `corpus.toml`, a folder of BRAT files or a JSON lines file.
+
+    Raises:
+        ConfigError: There is no corpus at `path`.
+        CorpusError: The card is wrong, or a note cannot be read exactly and `skip_bad_notes` is
+            not set.
+    """
+    source = find_source(path)
+    documents = tuple(source.reader(skip_bad_notes=skip_bad_notes))
+    return Corpus(source.name, documents, source.annotated_labels, source.card)
+
+
+def find_source(path: Path) -> CorpusSource:
+    """What is stored at `path`.
+
+    Raises:
+        ConfigError: There is no corpus at `path`.
+        CorpusError: The card is wrong or names documents that are not there.
+    """
+    if not path.exists():
+        raise ConfigError(f"{path}: not found; expected a corpus folder or a .jsonl file.")
+    if path.name == CARD_NAME:
+        path = path.parent
+    if path.is_file():
+        if not is_jsonl(path):
+            raise ConfigError(f"{path}: expected a file ending in {', '.join(SUFFIXES)}.")
+        return CorpusSource(path.name.split(".jsonl")[0], "jsonl", path, None)
+    if (path / CARD_NAME).is_file():
+        return _from_card(path / CARD_NAME)
+    if holds_brat(path):
+        return CorpusSource(path.resolve().name, "brat", path, None)
+    raise ConfigError(
+        f"{path}: no corpus here; expected {CARD_NAME}, or BRAT files (.txt with .ann). "
+        "Name a .jsonl file itself."
+    )
+
+
+def _from_card(path: Path) -> CorpusSource:
+    card = load_card(path)
+    documents = path.parent / card.documents
+    if documents.is_file() and is_jsonl(documents):
+        return CorpusSource(card.name, "jsonl", documents, card)
+    if documents.is_dir():
+        return CorpusSource(card.name, "brat", documents, card)
+    raise CorpusError(
+        f"{path}: documents names neither a file ending in {', '.join(SUFFIXES)} nor a folder of "
+        "BRAT files beside the card. Correct the card."
+    )
+
+
+def find_corpora(path: Path) -> list[Path]:
+    """The corpora at `path`: itself, or the folders with a card in it, by name.
+
+    The folder that `corpus synthesize` writes is of the second kind.
+    """
+    if path.is_dir() and not (path / CARD_NAME).is_file():
+        inside = sorted(card.parent for card in path.glob(f"*/{CARD_NAME}"))
+        if inside:
+            return inside
+    return [path]
