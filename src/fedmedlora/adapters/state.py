@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -73,6 +73,10 @@ class AdapterSpec:
     def torch_dtype(self) -> torch.dtype:
         """`dtype` as torch names it."""
         return TORCH_DTYPES[self.dtype]
+
+    def with_dtype(self, dtype: DTypeName) -> AdapterSpec:
+        """The same spec for tensors of another dtype."""
+        return replace(self, dtype=dtype)
 
     def targets(self, module: str) -> bool:
         """Whether `target_modules` name this module, in full or by the end of its dotted name."""
