@@ -81,14 +81,14 @@ def _split(labels: str) -> list[str]:
 
 
 def _show(result: Evaluation) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=f"preset {result.preset}, {result.num_documents} documents", title_justify="left"
-    )
+    title = f"preset {result.preset}, documents: {result.num_documents}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    for heading in ("tp", "fp", "fn", "precision", "recall", "F1", "95 % interval"):
+    for heading in ("tp", "fp", "fn", "P", "R", "F1", "95 % interval"):
         table.add_column(heading, justify="right", no_wrap=True)
     blocks = (result.entities, result.modifiers, result.relations)
     for name, block in zip(("entities", "modifiers", "relations"), blocks, strict=True):
@@ -103,7 +103,7 @@ def _add_block(table: Table, name: str, scores: Scores) -> None:
     for label, counts in scores.labels.items():
         table.add_row(label, *_figures(counts), "")
     low, high = scores.f1_ci95
-    table.add_row(f"{name}, micro", *_figures(scores.micro), f"{low:.3f} to {high:.3f}")
+    table.add_row(f"{name}, micro", *_figures(scores.micro), f"{low:.3f}-{high:.3f}")
     macro = f"{scores.macro_f1:.3f}"
     table.add_row(f"{name}, macro", "", "", "", "", "", macro, "", end_section=True)
 
