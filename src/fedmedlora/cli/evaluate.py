@@ -30,7 +30,10 @@ def evaluate(
         str | None, typer.Option("--labels", help="Score only these labels, e.g. problem,drug.")
     ] = None,
     schema: Annotated[
-        Path | None, typer.Option("--schema", help="Schema file, if not clinical-ie-v1.")
+        Path | None,
+        typer.Option(
+            "--schema", exists=True, dir_okay=False, help="Schema file, if not clinical-ie-v1."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
