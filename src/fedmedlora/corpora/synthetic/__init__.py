@@ -1,0 +1,19 @@
+"""Five artificial hospitals: clinical notes that nobody wrote about nobody, with exact gold.
+
+The demo and the tests need notes that anyone may have. These are drawn from grammars and word
+lists of our own: an intensive-care unit, an outpatient clinic and a dictation service to train on,
+a triage desk and an eye clinic to hold out. They differ in style, words, labels and size.
+"""
+
+from fedmedlora.corpora.synthetic.hospitals import FIVE, MAX_SITES, Hospital, hospital, roster
+from fedmedlora.corpora.synthetic.notes import generate_site, synthesize
+
+__all__ = [
+    "FIVE",
+    "MAX_SITES",
+    "Hospital",
+    "generate_site",
+    "hospital",
+    "roster",
+    "synthesize",
+]

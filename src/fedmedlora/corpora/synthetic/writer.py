@@ -1,0 +1,282 @@
+"""Writes one note from a grammar: text by appending, spans where the writing started and ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fedmedlora.core.document import Entity, Relation
+from fedmedlora.core.schema import default_schema
+from fedmedlora.corpora.synthetic.grammar import Choice, Mark, Number, Production, Sign, Use, Words
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from fedmedlora.corpora.synthetic.grammar import Node, Rules
+
+_NO_SPACE_BEFORE = frozenset(",.;:)")
+_VOWEL_LETTERS = frozenset("AEFHILMNORSX")
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """Where a mention opens or closes."""
+
+    key: int
+    opens: bool
+
+
+Event = str | Sign | Boundary
+
+
+@dataclass(slots=True)
+class Draft:
+    """Words, signs and boundaries in order; labels by key; links from modifier to mention."""
+
+    events: list[Event] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    links: list[tuple[int, int]] = field(default_factory=list)
+
+    def splice(self, other: Draft) -> range:
+        """Appends `other`; returns the keys that its mentions have got here."""
+        base = len(self.labels)
+        self.events += [
+            Boundary(e.key + base, e.opens) if isinstance(e, Boundary) else e for e in other.events
+        ]
+        self.labels += other.labels
+        self.links += [(head + base, tail + base) for head, tail in other.links]
+        return range(base, len(self.labels))
+
+
+class Composer:
+    """Draws from the rules what one note says.
+
+    Within a note, a rule named `s_*` (a sentence) or one of `lexicon` does not repeat a production
+    before all have been used. `typo_rate` is the share of words from the lexicon with a slip of the
+    keyboard.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        rng: random.Random,
+        *,
+        lexicon: frozenset[str] = frozenset(),
+        variant: str = "",
+        typo_rate: float = 0.0,
+    ) -> None:
+        self._rules = rules
+        self._rng = rng
+        self._lexicon = lexicon
+        self._variant = variant
+        self._typo_rate = typo_rate
+        self._used: dict[str, set[int]] = {}
+        self._kept: dict[tuple[str, str], Draft] = {}
+        self._schema = default_schema()
+
+    def compose(self, rule: str) -> Draft:
+        """What one expansion of `rule` says."""
+        draft = Draft()
+        name = rule if rule in self._rules else f"{rule}_{self._variant}"
+        production = self._pick(name)
+        scope: dict[str, list[int]] = {}
+        pending: list[tuple[int, tuple[str, ...]]] = []
+        self._write(production.nodes, draft, scope, pending, inside=None)
+        for key, targets in pending:
+            for target in (t for name in targets for t in scope.get(name, ())):
+                if self._schema.allows(draft.labels[key], draft.labels[target]):
+                    draft.links.append((key, target))
+        if name in self._lexicon and self._rng.random() < self._typo_rate:
+            self._slip(draft)
+        return draft
+
+    def _pick(self, name: str) -> Production:
+        productions = self._rules[name]
+        free = range(len(productions))
+        if name.startswith("s_") or name in self._lexicon:
+            used = self._used.setdefault(name, set())
+            if len(used) == len(productions):
+                used.clear()
+            indices = [i for i in free if i not in used]
+            chosen = self._rng.choices(indices, [productions[i].weight for i in indices])[0]
+            used.add(chosen)
+            return productions[chosen]
+        return productions[self._rng.choices(free, [p.weight for p in productions])[0]]
+
+    def _write(
+        self,
+        nodes: Sequence[Node],
+        draft: Draft,
+        scope: dict[str, list[int]],
+        pending: list[tuple[int, tuple[str, ...]]],
+        inside: int | None,
+    ) -> None:
+        for node in nodes:
+            if isinstance(node, Words):
+                draft.events.append(node.text)
+            elif isinstance(node, Sign):
+                draft.events.append(node)
+            elif isinstance(node, Number):
+                steps = round((node.high - node.low) / node.step)
+                value = node.low + node.step * self._rng.randint(0, steps)
+                draft.events.append(f"{value:.{node.decimals}f}")
+            elif isinstance(node, Choice):
+                self._write(self._rng.choice(node.options), draft, scope, pending, inside)
+            elif isinstance(node, Use):
+                keys = draft.splice(self._said(node))
+                if node.handle:
+                    mains = [k for k in keys if draft.labels[k] in self._schema.entity_labels]
+                    scope.setdefault(node.handle, []).extend(mains)
+                if inside is not None:
+                    draft.links += self._inner_links(draft, keys, inside)
+            else:
+                self._mark(node, draft, scope, pending, inside)
+
+    def _mark(
+        self,
+        node: Mark,
+        draft: Draft,
+        scope: dict[str, list[int]],
+        pending: list[tuple[int, tuple[str, ...]]],
+        inside: int | None,
+    ) -> None:
+        key = len(draft.labels)
+        draft.labels.append(node.label)
+        is_main = node.label in self._schema.entity_labels
+        if node.handle:
+            scope.setdefault(node.handle, []).append(key)
+        if node.targets:
+            pending.append((key, node.targets))
+        elif inside is not None:
+            draft.links += self._inner_links(draft, [key], inside)
+        draft.events.append(Boundary(key, opens=True))
+        self._write(node.body, draft, scope, pending, key if is_main else None)
+        draft.events.append(Boundary(key, opens=False))
+
+    def _inner_links(self, draft: Draft, keys: Iterable[int], inside: int) -> list[tuple[int, int]]:
+        linked = {head for head, _ in draft.links}
+        label = draft.labels[inside]
+        return [
+            (k, inside)
+            for k in keys
+            if k not in linked and self._schema.allows(draft.labels[k], label)
+        ]
+
+    def _said(self, node: Use) -> Draft:
+        if not node.key:
+            return self.compose(node.rule)
+        address = (node.rule, node.key)
+        if address not in self._kept:
+            self._kept[address] = self.compose(node.rule)
+        return self._kept[address]
+
+    def _slip(self, draft: Draft) -> None:
+        places = [
+            (index, at)
+            for index, event in enumerate(draft.events)
+            if isinstance(event, str)
+            for at in range(1, len(event) - 2)
+            if event[at - 1 : at + 3].isalpha()
+        ]
+        if not places:
+            return
+        index, at = self._rng.choice(places)
+        word = str(draft.events[index])
+        kind = self._rng.randrange(3)
+        middle = (word[at + 1] + word[at], word[at], word[at : at + 2] + word[at + 1])[kind]
+        draft.events[index] = word[:at] + middle + word[at + 2 :]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A note's text, its mentions in text order and their links."""
+
+    text: str
+    entities: tuple[Entity, ...]
+    relations: tuple[Relation, ...]
+
+
+def _article(following: str) -> str:
+    word = following.split(" ")[0].strip("(,.")
+    if len(word) > 1 and word[:2].isupper():
+        return "an" if word[0] in _VOWEL_LETTERS else "a"
+    if word.lower().startswith(("uni", "eu", "one", "use", "uri", "ure", "ut")):
+        return "a"
+    return "an" if word[:1].lower() in tuple("aeio8u") or word in ("11", "18") else "a"
+
+
+def render(draft: Draft, *, line_break: str = "\n", upper: bool = False) -> Written:
+    """The text of a draft and the exact spans of its mentions, without white space at their ends.
+
+    Runs of spaces become one, a space before a closing sign or at either end of a line goes, and
+    `upper` turns every letter whose capital is one character long.
+    """
+    pieces: list[str | Boundary | Sign] = []
+    for event in draft.events:
+        pieces += [event] if isinstance(event, Boundary | Sign) else list(event)
+    out: list[str] = []
+    starts: dict[int, int] = {}
+    ends: dict[int, int] = {}
+    opening: list[int] = []
+    capital = False
+    space = False
+
+    def put(letters: str) -> None:
+        nonlocal space, capital
+        if space and out and out[-1] not in "\n\t\0":
+            out.append(" ")
+        space = False
+        for key in opening:
+            starts[key] = len(out)
+        opening.clear()
+        if capital and letters[0].isalnum():
+            letters = letters[0].upper() + letters[1:]
+            capital = False
+        out.extend(letters)
+
+    for index, piece in enumerate(pieces):
+        if isinstance(piece, Boundary):
+            if piece.opens:
+                opening.append(piece.key)
+            else:
+                ends[piece.key] = len(out)
+        elif isinstance(piece, Sign):
+            if piece.kind == "^":
+                capital = True
+            else:
+                rest = [p for p in pieces[index + 1 : index + 60] if isinstance(p, str)]
+                put(_article("".join(rest).strip()))
+        elif piece == " ":
+            space = True
+        elif piece == "\n":
+            space = False
+            out.extend(line_break)
+        elif piece in "\t\0":
+            space = False
+            out.append(piece)
+        else:
+            following = pieces[index + 1] if index + 1 < len(pieces) else ""
+            decimal = piece == "." and isinstance(following, str) and following.isdigit()
+            if piece in _NO_SPACE_BEFORE and not decimal:
+                space = False
+            put(piece)
+    text = "".join(out).replace("\0", " ")
+    if upper:
+        text = "".join(c.upper() if len(c.upper()) == 1 else c for c in text)
+    return _numbered(text, draft, starts, ends)
+
+
+def _numbered(
+    text: str, draft: Draft, starts: Mapping[int, int], ends: Mapping[int, int]
+) -> Written:
+    order = sorted(starts, key=lambda key: (starts[key], -ends[key], key))
+    ids = {key: f"T{number}" for number, key in enumerate(order, start=1)}
+    entities = tuple(Entity.at(ids[k], draft.labels[k], starts[k], ends[k]) for k in order)
+    place = {key: number for number, key in enumerate(order)}
+    links = sorted(set(draft.links), key=lambda link: (place[link[0]], place[link[1]]))
+    relations = tuple(
+        Relation(f"R{number}", "modifies", ids[head], ids[tail])
+        for number, (head, tail) in enumerate(links, start=1)
+    )
+    return Written(text, entities, relations)
