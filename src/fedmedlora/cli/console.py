@@ -33,7 +33,8 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
         typer.echo(str(stop) or "Interrupted.", err=True)
         return EXIT_INTERRUPTED
     except FedMedLoRAError as error:
-        return _failed(str(error), EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED, debug)
+        code = EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+        return _failed(str(error), code, debug)
     except Exception as error:
         return _unexpected(error, debug)
     return code if isinstance(code, int) else EXIT_DONE

@@ -1,16 +1,18 @@
-"""Documents: a note's text with entities and relations at exact character offsets.
+r"""Documents: a note's text with entities and relations at exact character offsets.
 
 All offsets are Unicode code points of the stored text, end exclusive. The text is never
-normalised: `\\r\\n` stays `\\r\\n`.
+normalised: `\r\n` stays `\r\n`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmedlora.core.errors import CorpusError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 
 @dataclass(frozen=True, slots=True, order=True)

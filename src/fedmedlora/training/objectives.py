@@ -1,0 +1,80 @@
+"""The training loss: cross-entropy on the answer's tokens, and on nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from fedmedlora.training.batches import Batch
+
+# Positions whose logits exist at one time: 128 x 49,152 float32 values are 25 MB.
+CHUNK_POSITIONS = 128
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Cross-entropy by position, whose logits never exist all at once.
+
+    The output layer is frozen, so the only gradient is that of the hidden states; it is computed
+    with the loss, chunk by chunk, and scaled on the way back.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        losses = torch.empty(len(targets), dtype=torch.float32)
+        gradient = torch.empty_like(hidden)
+        for start in range(0, len(targets), CHUNK_POSITIONS):
+            chunk = slice(start, start + CHUNK_POSITIONS)
+            wanted = targets[chunk, None]
+            logits = functional.linear(hidden[chunk], weight).float()
+            normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
+            losses[chunk] = (normaliser - logits.gather(1, wanted)).squeeze(1)
+            # softmax minus one at the target
+            probabilities = logits.sub_(normaliser).exp_()
+            rows = torch.arange(len(wanted), device=hidden.device)
+            probabilities[rows, targets[chunk]] -= 1
+            gradient[chunk] = probabilities.to(weight.dtype) @ weight
+        ctx.save_for_backward(gradient)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *outgoing: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outgoing[0][:, None].to(gradient.dtype), None, None
+
+
+def token_losses(
+    backbone: Any, output_weight: torch.Tensor, batch: Batch, targets: torch.Tensor
+) -> torch.Tensor:
+    """The loss of every target token, float32, in row order.
+
+    The output layer, a fifth of a small model's work, runs only at the positions that predict a
+    target.
+
+    Args:
+        backbone: The network without its output layer.
+        output_weight: `(vocabulary, hidden)`, frozen.
+        batch: Token ids.
+        targets: Which positions count, `(examples, length)`, bool; the first must not.
+    """
+    hidden = backbone(input_ids=batch.token_ids, use_cache=False).last_hidden_state
+    predicting = hidden[:, :-1][targets[:, 1:]]
+    wanted = batch.token_ids[targets]
+    if torch.is_grad_enabled():
+        losses: torch.Tensor = _ChunkedLoss.apply(predicting, output_weight, wanted)
+        return losses
+    return torch.cat(
+        [
+            functional.cross_entropy(
+                functional.linear(predicting[at : at + CHUNK_POSITIONS], output_weight).float(),
+                wanted[at : at + CHUNK_POSITIONS],
+                reduction="none",
+            )
+            for at in range(0, len(wanted), CHUNK_POSITIONS)
+        ]
+        or [torch.empty(0)]
+    )
