@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedmedlora.cli.console import print_json
+from fedmedlora.cli.console import EXIT_FAILED, print_json
 
 app = typer.Typer(help="Write, convert, summarise and check annotated notes.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+CorpusPath = Annotated[
+    Path,
+    typer.Argument(
+        exists=True, help="A folder with corpus.toml, a folder of BRAT files, or a JSON lines file."
+    ),
+]
 
 
-@app.callback()
-def corpus() -> None:
-    """Write, convert, summarise and check annotated notes."""
+class Format(StrEnum):
+    """Storage formats of annotated notes."""
+
+    jsonl = "jsonl"
+    brat = "brat"
 
 
 @app.command(epilog="Example: fedmedlora corpus synthesize --out hospitals --notes 40")
 def synthesize(
     out: Annotated[Path, typer.Option(help="Folder that gets one folder a hospital.")],
-    sites: Annotated[int, typer.Option(min=1, max=5, help="Number of hospitals.")] = 5,
-    notes: Annotated[int, typer.Option(min=1, help="Notes at the largest hospital.")] = 40,
+    sites: Annotated[int, typer.Option(min=1, help="Number of hospitals.")] = 5,
+    notes: Annotated[int, typer.Option(min=1, help="Notes at a hospital of middle size.")] = 40,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -35,3 +44,80 @@ def synthesize(
         print_json({"sites": [str(folder) for folder in folders]})
     else:
         typer.echo("\n".join(str(folder) for folder in folders))
+
+
+@app.command(
+    epilog="Example: fedmedlora corpus convert notes/ --from brat --to jsonl --out n.jsonl"
+)
+def convert(
+    source: CorpusPath,
+    source_format: Annotated[Format, typer.Option("--from", help="What SOURCE holds.")],
+    target_format: Annotated[Format, typer.Option("--to", help="What to write.")],
+    out: Annotated[Path, typer.Option(help="A new folder or, for jsonl, a file.")],
+    skip_bad_notes: Annotated[
+        bool, typer.Option("--skip-bad-notes", help="Leave out and count notes with faults.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Store notes in another format, exactly, and say what was read, written and dropped."""
+    from fedmedlora.cli import corpus_tables
+    from fedmedlora.corpora.convert import convert as convert_corpus
+
+    conversion = convert_corpus(
+        source, source_format.value, target_format.value, out, skip_bad_notes=skip_bad_notes
+    )
+    if as_json:
+        print_json(conversion.to_json())
+    else:
+        corpus_tables.show_conversion(conversion)
+
+
+@app.command(epilog="Example: fedmedlora corpus summarize hospitals/north hospitals/south")
+def summarize(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", exists=True, help="Corpora, or a folder of them."),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Show what corpora hold, by label and pair, and how far apart their labels are."""
+    from fedmedlora.cli import corpus_tables
+    from fedmedlora.corpora.open_corpus import find_corpora, load_corpus
+    from fedmedlora.corpora.summary import divergences
+    from fedmedlora.corpora.summary import summarize as summarize_corpus
+
+    found = [corpus for path in paths for corpus in find_corpora(path)]
+    summaries = [summarize_corpus(load_corpus(path)) for path in found]
+    between = divergences(summaries)
+    if as_json:
+        corpora = [summary.to_json() for summary in summaries]
+        print_json({"corpora": corpora, "divergence": between})
+    else:
+        corpus_tables.show_summaries(summaries, between)
+
+
+@app.command(epilog="Example: fedmedlora corpus validate hospitals/north")
+def validate(
+    path: CorpusPath,
+    schema: Annotated[
+        Path | None, typer.Option(exists=True, help="Labels to check against (TOML).")
+    ] = None,
+    any_label: Annotated[
+        bool, typer.Option("--any-label", help="Take labels outside the schema, too.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List every fault with file, line and reason; exit 1 if there is any."""
+    from fedmedlora.cli import corpus_tables
+    from fedmedlora.core.schema import default_schema, load_schema
+    from fedmedlora.corpora.open_corpus import find_corpora
+    from fedmedlora.corpora.validate import validate as validate_corpus
+
+    chosen = load_schema(schema) if schema else default_schema()
+    results = [validate_corpus(p, None if any_label else chosen) for p in find_corpora(path)]
+    if as_json:
+        print_json(corpus_tables.validations_json(results))
+    else:
+        corpus_tables.show_validations(results)
+    if any(result.faults for result in results):
+        raise typer.Exit(EXIT_FAILED)

@@ -222,7 +222,8 @@ def _unknown_keys(
     data: dict[str, Any], known: set[str], where: str, problems: list[Problem]
 ) -> None:
     problems.extend(
-        ("unknown-key", f"{where} has the unknown key {shown(key)}.") for key in data.keys() - known
+        ("unknown-key", f"{where} has the unknown key {shown(key)}.")
+        for key in sorted(data.keys() - known)
     )
 
 

@@ -1,0 +1,103 @@
+"""What the `corpus` commands show to people; `--json` is for scripts."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedmedlora.corpora.convert import Conversion
+from fedmedlora.corpora.summary import CorpusSummary
+from fedmedlora.corpora.validate import Validation
+
+_PIPED_WIDTH = 200
+
+
+def show_conversion(conversion: Conversion) -> None:
+    """Print what was read, written, left out and dropped, and why."""
+    typer.echo(f"read     {conversion.num_read} notes")
+    typer.echo(
+        f"written  {conversion.num_written} notes, {conversion.num_entities} entities, "
+        f"{conversion.num_relations} relations -> {conversion.written_to}"
+    )
+    typer.echo(f"skipped  {conversion.num_skipped} notes")
+    for fault in conversion.faults:
+        typer.echo(f"  {fault}")
+    for kind, count in conversion.dropped.items():
+        typer.echo(f"dropped  {count} x {kind}: the target has no place for it")
+
+
+def show_validations(results: Sequence[Validation]) -> None:
+    """Print every fault, then one line a corpus."""
+    for result in results:
+        for fault in result.faults:
+            typer.echo(str(fault))
+    for result in results:
+        if result.faults:
+            kinds = Counter(fault.code for fault in result.faults)
+            told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+            typer.echo(f"{result.path}: {len(result.faults)} faults ({told})")
+        else:
+            typer.echo(f"{result.path}: {result.num_documents} documents, no fault")
+
+
+def validations_json(results: Sequence[Validation]) -> dict[str, Any]:
+    """Plain values for `--json`: the faults of all corpora in one list."""
+    faults = [fault.to_json() for result in results for fault in result.faults]
+    return {
+        "corpora": [str(result.path) for result in results],
+        "num_documents": sum(result.num_documents for result in results),
+        "num_bad_notes": sum(result.num_bad_notes for result in results),
+        "num_faults": len(faults),
+        "faults": faults,
+    }
+
+
+def show_summaries(summaries: Sequence[CorpusSummary], between: Sequence[dict[str, Any]]) -> None:
+    """Print counts by corpus, label and pair, then the divergence of each two corpora."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    console.print(_totals(summaries))
+    console.print(_counts("label", summaries, [_entity_cells(s) for s in summaries]))
+    relations = [{pair: f"{n:,}" for pair, n in s.relations.items()} for s in summaries]
+    console.print(_counts("modifier-entity", summaries, relations))
+    if between:
+        table = Table()
+        for heading in ("corpus", "other corpus", "label divergence, bits"):
+            table.add_column(heading, justify="right" if "bits" in heading else "left")
+        for pair in between:
+            bits = "no entities" if pair["bits"] is None else f"{pair['bits']:.3f}"
+            table.add_row(Text(pair["first"]), Text(pair["second"]), bits)
+        console.print(table)
+
+
+def _totals(summaries: Sequence[CorpusSummary]) -> Table:
+    table = Table("corpus")
+    for heading in ("documents", "sentences", "characters", "entities", "relations"):
+        table.add_column(heading, justify="right")
+    for s in summaries:
+        totals = (s.num_documents, s.num_sentences, s.num_characters, s.num_entities)
+        table.add_row(Text(s.name), *(f"{count:,}" for count in (*totals, s.num_relations)))
+    return table
+
+
+def _entity_cells(summary: CorpusSummary) -> dict[str, str]:
+    """The counts by label; `0` only where annotators looked for a label and found none."""
+    annotated = dict.fromkeys(summary.annotated_labels or (), 0)
+    return {label: f"{count:,}" for label, count in (annotated | dict(summary.entities)).items()}
+
+
+def _counts(
+    heading: str, summaries: Sequence[CorpusSummary], cells: Sequence[Mapping[str, str]]
+) -> Table:
+    table = Table(heading)
+    for summary in summaries:
+        table.add_column(Text(summary.name), justify="right")
+    for name in sorted({name for column in cells for name in column}):
+        table.add_row(Text(name), *(column.get(name, "-") for column in cells))
+    return table
