@@ -1,0 +1,89 @@
+# make demo    install, then a whole federated study on artificial hospitals; ends with its report
+# make test    install with the development tools, then the default test suite
+# make check   everything that must hold before a change is merged
+# make help    all targets
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SHELL := /bin/bash
+
+ifneq ($(filter-out 0,$(FAST)),)
+DEMO_STUDY := examples/demo-fast.toml
+else
+DEMO_STUDY := examples/demo.toml
+endif
+
+.PHONY: help demo test test-all check format format-check lint types layers docs clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# //p' Makefile | head -n 4
+	@echo "Also: test-all format format-check lint types layers docs clean"
+	@echo "Settings: PYTHON=python3.12 (which Python makes the environment), VENV=.venv, FAST=1 (demo)"
+
+# Installing. A stamp in the environment says which dependencies it was last filled with, so that
+# nothing is installed twice. The development extra holds everything that the models extra holds.
+
+define make_environment
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+    { echo "fedmedlora needs Python 3.11 or newer, and '$(PYTHON)' is not. Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+@$(BIN)/python -m pip --version >/dev/null 2>&1 || \
+    { echo "Creating a virtual environment in $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
+endef
+
+$(VENV)/.has-models: pyproject.toml constraints.txt
+	$(make_environment)
+	@echo "Installing fedmedlora with PyTorch and transformers into $(VENV). This takes some minutes, once ..."
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[models]'
+	@touch $@
+
+$(VENV)/.has-dev: pyproject.toml constraints.txt
+	$(make_environment)
+	@echo "Installing fedmedlora with its development tools into $(VENV). This takes some minutes, once ..."
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(VENV)/.has-models $@
+
+# Using it.
+
+demo: $(VENV)/.has-models
+	@$(BIN)/fedmedlora model fetch
+	@echo "Writing five artificial hospitals into demo/hospitals ..."
+	@$(BIN)/fedmedlora corpus synthesize --out demo/hospitals
+	@lines=$$($(BIN)/fedmedlora study run $(DEMO_STUDY) --out demo/runs) || exit; \
+	run=$$(tail -n 1 <<< "$$lines"); \
+	test -f "$$run/report.html" || { echo "$$run: the study left no report.html" >&2; exit 1; }; \
+	printf '%s\n' "$$lines" "The report, to be opened in a browser:" "$$run/report.html"
+
+# Checking it.
+
+test: $(VENV)/.has-dev
+	@$(BIN)/python -m pytest
+
+test-all: $(VENV)/.has-dev
+	@$(BIN)/python -m pytest -m "" -rs
+
+check: format-check lint types layers docs test
+
+format: $(VENV)/.has-dev
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+format-check: $(VENV)/.has-dev
+	@$(BIN)/ruff format --check .
+
+lint: $(VENV)/.has-dev
+	@$(BIN)/ruff check .
+
+types: $(VENV)/.has-dev
+	@$(BIN)/mypy
+
+layers: $(VENV)/.has-dev
+	@$(BIN)/lint-imports
+
+docs: $(VENV)/.has-dev
+	@$(BIN)/python -m pytest --quiet tests/docs
+
+clean:
+	@rm -rf build dist demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
