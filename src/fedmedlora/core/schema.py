@@ -46,9 +46,20 @@ class TaskSchema:
 def _labels(data: Mapping[str, Any], key: str, where: str, faults: list[str]) -> dict[str, str]:
     table = data.get(key, {})
     if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
-        faults.append(f"{where}: [{key}] must be a table of label = \"definition\".")
+        faults.append(f'{where}: [{key}] must be a table of label = "definition".')
         return {}
     return dict(table)
+
+
+def _pairs(data: Mapping[str, Any], where: str, faults: list[str]) -> dict[str, tuple[str, ...]]:
+    table = data.get("allowed_pairs", {})
+    if not isinstance(table, dict) or not all(
+        isinstance(allowed, list) and all(isinstance(modifier, str) for modifier in allowed)
+        for allowed in table.values()
+    ):
+        faults.append(f'{where}: [allowed_pairs] must be a table of entity = ["modifier", ...].')
+        return {}
+    return {entity: tuple(allowed) for entity, allowed in table.items()}
 
 
 def parse_schema(data: Mapping[str, Any], where: str) -> TaskSchema:
@@ -61,7 +72,7 @@ def parse_schema(data: Mapping[str, Any], where: str) -> TaskSchema:
     known = {"name", "version", "entity_labels", "modifier_labels", "allowed_pairs"}
     faults += [f"{where}: unknown key {key!r}." for key in sorted(set(data) - known)]
     faults += [
-        f"{where}: {key} is missing; expected a string."
+        f"{where}: {key} must be a string."
         for key in ("name", "version")
         if not isinstance(data.get(key), str)
     ]
@@ -73,8 +84,8 @@ def parse_schema(data: Mapping[str, Any], where: str) -> TaskSchema:
         f"{where}: {label!r} is both an entity and a modifier."
         for label in sorted(set(entities) & set(modifiers))
     ]
-    pairs: dict[str, tuple[str, ...]] = {}
-    for entity, allowed in dict(data.get("allowed_pairs", {})).items():
+    pairs = _pairs(data, where, faults)
+    for entity, allowed in pairs.items():
         if entity not in entities:
             faults.append(f"{where}: [allowed_pairs] names the unknown entity {entity!r}.")
         faults += [
@@ -82,7 +93,6 @@ def parse_schema(data: Mapping[str, Any], where: str) -> TaskSchema:
             for modifier in allowed
             if modifier not in modifiers
         ]
-        pairs[entity] = tuple(allowed)
     if faults:
         raise ConfigError("\n".join(faults))
     return TaskSchema(data["name"], data["version"], entities, modifiers, pairs)
@@ -97,7 +107,7 @@ def load_schema(path: Path) -> TaskSchema:
     try:
         with path.open("rb") as file:
             return parse_schema(tomllib.load(file), str(path))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML ({error}).") from error
 
 
