@@ -96,7 +96,7 @@ def load_adapter(folder: Path) -> AdapterState:
     config = _read_config(folder / CONFIG_FILE)
     tensors = _read_tensors(folder / WEIGHTS_FILE)
     factors: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):  # safetensors has no order of its own
         suffix = next((s for s in _SUFFIXES if name.endswith(s)), None)
         if suffix is None or not name.startswith(_PREFIX):
             raise AdapterMismatchError(

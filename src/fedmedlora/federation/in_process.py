@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import PurePath
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -119,10 +120,5 @@ def _describe(error: Exception) -> str:
     """Our own messages in full, as they hold no note text; of others only kind and place."""
     if isinstance(error, FedMedLoRAError):
         return str(error)
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return type(error).__name__
-    file = PurePath(trace.tb_frame.f_code.co_filename).name
-    return f"{type(error).__name__} at {file}:{trace.tb_lineno}"
+    place = extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {PurePath(place.filename).name}:{place.lineno}"
