@@ -9,6 +9,7 @@ line; a line that starts with `%3 ` is drawn three times as often. In a producti
 - `{drug#d:aspirin}` is a mention with the handle `d`, and `{strength>d:81 mg}` a modifier linked to
   it; `<name#d>` gives the handle to all mentions of the rule, `>d+e` links to two handles, and
   a modifier inside a mention is linked to it. Handles live in one production;
+- ` @hk` at the end names the topics of the production, one letter each;
 - `^` capitalises the next letter, `a(n)` becomes `a` or `an`, `~` is a space that is kept
   (others collapse), `\n` and `\t` are line break and tab, `\` before any other sign keeps it.
 """
@@ -81,6 +82,7 @@ class Production:
     weight: int
     nodes: tuple[Node, ...]
     source: str
+    topics: frozenset[str] = frozenset()
 
 
 Rules = dict[str, tuple[Production, ...]]
@@ -88,6 +90,7 @@ Rules = dict[str, tuple[Production, ...]]
 _NUMBER = re.compile(r"<#(\d+(?:\.(\d+))?)-(\d+(?:\.\d+)?)(?:/(\d+(?:\.\d+)?))?>")
 _USE = re.compile(r"<([a-z0-9_]+)(?:@([a-z0-9_]+))?(?:#([a-z0-9_]+))?>")
 _MARK = re.compile(r"\{([a-z_]+)(?:#([a-z0-9_]+))?(?:>([a-z0-9_+]+))?:")
+_TOPICS = re.compile(r"\s+@([a-z]+)$")
 _WEIGHT = re.compile(r"%(\d+) ")
 _ESCAPES = {"n": "\n", "t": "\t"}
 _SPECIAL = frozenset("[]|<{}^~\\")
@@ -187,9 +190,16 @@ def parse_production(source: str, where: str) -> Production:
         CorpusError: The line breaks the notation.
     """
     weight = _WEIGHT.match(source)
-    parser = _Parser(source[weight.end() :] if weight else source, where)
-    nodes = parser.sequence("")
-    return Production(int(weight[1]) if weight else 1, nodes, source)
+    topics = _TOPICS.search(source)
+    parser = _Parser(
+        source[weight.end() if weight else 0 : topics.start() if topics else None], where
+    )
+    return Production(
+        int(weight[1]) if weight else 1,
+        parser.sequence(""),
+        source,
+        frozenset(topics[1]) if topics else frozenset(),
+    )
 
 
 def parse_rules(text: str, where: str, *, several: bool = False) -> Rules:

@@ -25,6 +25,10 @@ Role = Literal["train", "external"]
 _COMMON, _TRAINING, _KNOWN = 0.10, 0.60, {"train": 0.55, "external": 0.8}
 
 
+# The letters by which words of the lexicon name their topics (lexicon/problems.txt says which).
+TOPICS = "hlgknmjseibwt"
+
+
 @dataclass(frozen=True, slots=True)
 class Hospital:
     """An artificial hospital.
@@ -58,7 +62,7 @@ FIVE = (
         "icu",
         "train",
         "intensive-care discharge summaries with sections, medication lists and laboratory rows",
-        relative_size=1.4,
+        relative_size=1.2,
         unmarked=frozenset({"condition", "subject", "uncertain", "course"}),
         wrapped_share=0.4,
     ),
@@ -67,6 +71,7 @@ FIVE = (
         "clinic",
         "train",
         "polite letters of an outpatient clinic; tests and their results are not annotated",
+        relative_size=0.8,
         unmarked=frozenset({"test", "labvalue", "reference_range"}),
         line_break="\r\n",
         typo_rate=0.005,
@@ -77,7 +82,7 @@ FIVE = (
         "dictation",
         "train",
         "dictated notes typed as spoken; treatments are not annotated",
-        relative_size=0.8,
+        relative_size=0.6,
         unmarked=frozenset({"treatment", "form", "reference_range"}),
         typo_rate=0.015,
     ),
@@ -86,7 +91,7 @@ FIVE = (
         "triage",
         "external",
         "emergency triage shorthand; all four entities annotated",
-        relative_size=1.1,
+        relative_size=0.9,
         unmarked=frozenset({"reference_range"}),
         typo_rate=0.02,
         upper_share=0.12,
@@ -96,7 +101,7 @@ FIVE = (
         "eye",
         "external",
         "one-liners of an eye clinic; treatments are not annotated",
-        relative_size=0.7,
+        relative_size=1.5,
         unmarked=frozenset({"treatment", "reference_range"}),
         typo_rate=0.02,
     ),

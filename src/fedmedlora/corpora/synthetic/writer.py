@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fedmedlora.core.document import Entity, Relation
 from fedmedlora.core.schema import default_schema
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from fedmedlora.corpora.synthetic.grammar import Node, Rules
 
 _NO_SPACE_BEFORE = frozenset(",.;:)")
+# How much rarer what belongs to other topics than the note's is drawn.
+_OFF_TOPIC_WORD, _OFF_TOPIC_RULE = 1 / 25, 1 / 3
+# The topic that the other sex alone has.
+_NOT_OF = {"m": "w", "f": "p"}
+_ARTICLE = re.compile(r"an? ", re.IGNORECASE)
 _VOWEL_LETTERS = frozenset("AEFHILMNORSX")
 
 
@@ -53,8 +59,9 @@ class Composer:
     """Draws from the rules what one note says.
 
     Within a note, a rule named `s_*` (a sentence) or one of `lexicon` does not repeat a production
-    before all have been used. `typo_rate` is the share of words from the lexicon with a slip of the
-    keyboard.
+    before all have been used, and productions with one of the note's `topics` are preferred.
+    `variant` is the patient's sex: a rule `he` may be written as `he_m` and `he_f`.
+    `typo_rate` is the share of words from the lexicon with a slip of the keyboard.
     """
 
     def __init__(
@@ -63,13 +70,15 @@ class Composer:
         rng: random.Random,
         *,
         lexicon: frozenset[str] = frozenset(),
-        variant: str = "",
+        variant: Literal["m", "f"],
+        topics: frozenset[str] = frozenset(),
         typo_rate: float = 0.0,
     ) -> None:
         self._rules = rules
         self._rng = rng
         self._lexicon = lexicon
         self._variant = variant
+        self._topics = topics
         self._typo_rate = typo_rate
         self._used: dict[str, set[int]] = {}
         self._kept: dict[tuple[str, str], Draft] = {}
@@ -93,16 +102,26 @@ class Composer:
 
     def _pick(self, name: str) -> Production:
         productions = self._rules[name]
-        free = range(len(productions))
         if name.startswith("s_") or name in self._lexicon:
             used = self._used.setdefault(name, set())
             if len(used) == len(productions):
                 used.clear()
-            indices = [i for i in free if i not in used]
-            chosen = self._rng.choices(indices, [productions[i].weight for i in indices])[0]
+            indices = [i for i in range(len(productions)) if i not in used]
+            weights = [self._weight(name, productions[i]) for i in indices]
+            if not any(weights):
+                weights = [1] * len(indices)
+            chosen = self._rng.choices(indices, weights)[0]
             used.add(chosen)
             return productions[chosen]
-        return productions[self._rng.choices(free, [p.weight for p in productions])[0]]
+        weights = [self._weight(name, p) for p in productions]
+        return self._rng.choices(productions, weights)[0]
+
+    def _weight(self, name: str, production: Production) -> float:
+        if _NOT_OF[self._variant] in production.topics:
+            return 0
+        if not production.topics or production.topics & self._topics:
+            return production.weight
+        return production.weight * (_OFF_TOPIC_WORD if name in self._lexicon else _OFF_TOPIC_RULE)
 
     def _write(
         self,
@@ -207,8 +226,9 @@ def _article(following: str) -> str:
 
 
 def render(draft: Draft, *, line_break: str = "\n", upper: bool = False) -> Written:
-    """The text of a draft and the exact spans of its mentions, without white space at their ends.
+    """The text of a draft and the exact spans of its mentions.
 
+    Spans have no white space at their ends, those of entities no article in front.
     Runs of spaces become one, a space before a closing sign or at either end of a line goes, and
     `upper` turns every letter whose capital is one character long.
     """
@@ -222,7 +242,7 @@ def render(draft: Draft, *, line_break: str = "\n", upper: bool = False) -> Writ
     capital = False
     space = False
 
-    def put(letters: str) -> None:
+    def put(letters: str, following: str = "") -> None:
         nonlocal space, capital
         if space and out and out[-1] not in "\n\t\0":
             out.append(" ")
@@ -231,7 +251,9 @@ def render(draft: Draft, *, line_break: str = "\n", upper: bool = False) -> Writ
             starts[key] = len(out)
         opening.clear()
         if capital and letters[0].isalnum():
-            letters = letters[0].upper() + letters[1:]
+            # Names such as eGFR keep their small letter.
+            if not following.isupper():
+                letters = letters[0].upper() + letters[1:]
             capital = False
         out.extend(letters)
 
@@ -256,20 +278,23 @@ def render(draft: Draft, *, line_break: str = "\n", upper: bool = False) -> Writ
             space = False
             out.append(piece)
         else:
-            following = pieces[index + 1] if index + 1 < len(pieces) else ""
-            decimal = piece == "." and isinstance(following, str) and following.isdigit()
+            after = pieces[index + 1] if index + 1 < len(pieces) else ""
+            following = after if isinstance(after, str) else ""
+            decimal = piece == "." and following.isdigit()
             if piece in _NO_SPACE_BEFORE and not decimal:
                 space = False
-            put(piece)
+            put(piece, following)
     text = "".join(out).replace("\0", " ")
     if upper:
         text = "".join(c.upper() if len(c.upper()) == 1 else c for c in text)
     return _numbered(text, draft, starts, ends)
 
 
-def _numbered(
-    text: str, draft: Draft, starts: Mapping[int, int], ends: Mapping[int, int]
-) -> Written:
+def _numbered(text: str, draft: Draft, starts: dict[int, int], ends: Mapping[int, int]) -> Written:
+    for key, start in starts.items():
+        article = _ARTICLE.match(text, start, ends[key])
+        if article and draft.labels[key] in default_schema().entity_labels:
+            starts[key] = article.end()
     order = sorted(starts, key=lambda key: (starts[key], -ends[key], key))
     ids = {key: f"T{number}" for number, key in enumerate(order, start=1)}
     entities = tuple(Entity.at(ids[k], draft.labels[k], starts[k], ends[k]) for k in order)
