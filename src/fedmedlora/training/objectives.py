@@ -65,7 +65,8 @@ def token_losses(
     predicting = hidden[:, :-1][targets[:, 1:]]
     wanted = batch.token_ids[targets]
     if torch.is_grad_enabled():
-        losses: torch.Tensor = _ChunkedLoss.apply(predicting, output_weight, wanted)
+        apply: Any = _ChunkedLoss.apply
+        losses: torch.Tensor = apply(predicting, output_weight, wanted)
         return losses
     return torch.cat(
         [

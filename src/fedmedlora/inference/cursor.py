@@ -1,0 +1,110 @@
+"""What may come next in an answer: the next source piece, an opening tag, or the closing tag.
+
+This is the whole grammar of copy-constrained decoding. It guarantees that the text is copied
+exactly, that tags balance, that no span is empty, and that the answer ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from fedmedlora.prompts.pieces import cut
+
+if TYPE_CHECKING:
+    from fedmedlora.core.example import Prompt
+    from fedmedlora.models.tokens import PieceTokenizer
+    from fedmedlora.prompts.format import TagFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way on, and the token ids that it takes. Choices are listed in the order of ties."""
+
+    kind: Literal["copy", "close", "open"]
+    label: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSpan:
+    """A closed span; offsets count from the start of the window's text."""
+
+    label: str
+    start: int
+    end: int
+    log_probability: float
+
+
+class CopyCursor:
+    """A place in one window's source, with the tag that is open there, if any."""
+
+    def __init__(self, prompt: Prompt, tags: TagFormat, tokenizer: PieceTokenizer) -> None:
+        self._source = prompt.source
+        self._pieces = cut(prompt.source)
+        self._tokenizer = tokenizer
+        self._opens = [(label, tokenizer.encode(tags.open_tag(label))) for label in prompt.labels]
+        self._close = Choice("close", "", tokenizer.encode(tags.close_tag()))
+        self._space_inside = tags.space_inside
+        self._at = 0
+        self._space_written = False
+        self._label = ""
+        self._opened_at = -1
+        self._log_probability = 0.0
+        self.found: list[FoundSpan] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether the source is copied and no tag is open."""
+        return self._at == len(self._pieces) and not self._label
+
+    def choices(self) -> list[Choice]:
+        """All that may come next: copy, then close, then the labels in their order.
+
+        Never empty unless `done`. One choice means that there is nothing to decide.
+        """
+        found: list[Choice] = []
+        if self._at < len(self._pieces):
+            found.append(Choice("copy", "", self._copied()))
+        if self._label:
+            if self._at > self._opened_at:
+                found.append(self._close)
+        elif self._at < len(self._pieces):
+            piece = self._pieces[self._at]
+            if piece.core_start < piece.end:
+                space = () if self._space_inside else self._encode(piece.start, piece.core_start)
+                found += [Choice("open", label, space + tag) for label, tag in self._opens]
+        return found
+
+    def take(self, choice: Choice, log_probability: float) -> None:
+        """Go on by this choice, which was taken with this log-probability."""
+        if choice.kind == "copy":
+            self._at += 1
+            self._space_written = False
+        elif choice.kind == "open":
+            self._label, self._opened_at = choice.label, self._at
+            self._log_probability = log_probability
+            self._space_written = not self._space_inside
+        else:
+            start = self._pieces[self._opened_at].core_start
+            end = self._pieces[self._at - 1].end
+            end -= len(self._source[start:end]) - len(self._source[start:end].rstrip())
+            total = self._log_probability + log_probability
+            self.found.append(FoundSpan(self._label, start, end, total))
+            self._label = ""
+
+    def copied_on(self, choice: Choice) -> int:
+        """The token that follows this choice if copying goes on; the end token after the last."""
+        index = self._at + (choice.kind == "copy")
+        if index == len(self._pieces):
+            return self._tokenizer.end_id
+        piece = self._pieces[index]
+        bare = choice.kind == "open" and not self._space_inside
+        return self._encode(piece.core_start if bare else piece.start, piece.end)[0]
+
+    def _copied(self) -> tuple[int, ...]:
+        piece = self._pieces[self._at]
+        return self._encode(piece.core_start if self._space_written else piece.start, piece.end)
+
+    def _encode(self, start: int, end: int) -> tuple[int, ...]:
+        return self._tokenizer.encode(self._source[start:end]) if start < end else ()

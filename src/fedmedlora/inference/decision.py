@@ -1,0 +1,72 @@
+"""One decision between choices that are token sequences: compare where they first differ."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fedmedlora.inference.cursor import Choice, CopyCursor
+
+
+class Decision:
+    """Choices narrowed down token by token until one is left.
+
+    Where one choice's tokens begin another's (a note may hold our own tag strings), the shorter one
+    is compared with the first token that would follow it if all were copied. Choices that are still
+    equal then are a tie, and the first wins.
+    """
+
+    def __init__(self, cursor: CopyCursor, choices: Sequence[Choice]) -> None:
+        self._paths = [
+            (choice, (*choice.token_ids, cursor.copied_on(choice)))
+            if _begins_another(choice, choices)
+            else (choice, choice.token_ids)
+            for choice in choices
+        ]
+        self._depth = 0
+        self.log_probability = 0.0
+
+    @property
+    def choice(self) -> Choice | None:
+        """The choice that was made, once there is nothing left to compare."""
+        for choice, _ in self._paths:
+            if len(self._paths) == 1 or self._depth > len(choice.token_ids):
+                return choice
+        return None
+
+    @property
+    def num_given_tokens(self) -> int:
+        """How many of the choice's tokens `pick` and `follow` have given out already."""
+        return self._depth
+
+    @property
+    def candidates(self) -> list[int]:
+        """The different next tokens, in the order of their first choice."""
+        return list(dict.fromkeys(path[self._depth] for _, path in self._paths))
+
+    def pick(self, logits: Sequence[float]) -> int | None:
+        """The candidate with the highest logit, ties to the first; the others are given up.
+
+        None where the comparison only looked ahead, so that there is no token to feed.
+
+        Args:
+            logits: One for each of `candidates`.
+        """
+        top = max(logits)
+        self.log_probability -= math.log(sum(math.exp(value - top) for value in logits))
+        return self.follow(self.candidates[list(logits).index(top)])
+
+    def follow(self, token: int) -> int | None:
+        """Keep the choices that go on with this token; returns it, or None as in `pick`."""
+        self._paths = [(c, path) for c, path in self._paths if path[self._depth] == token]
+        self._depth += 1
+        looked_ahead = any(self._depth > len(choice.token_ids) for choice, _ in self._paths)
+        return None if looked_ahead else token
+
+
+def _begins_another(choice: Choice, choices: Sequence[Choice]) -> bool:
+    own = choice.token_ids
+    return any(other is not choice and other.token_ids[: len(own)] == own for other in choices)

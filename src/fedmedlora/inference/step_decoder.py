@@ -1,0 +1,156 @@
+"""Constrained greedy decoding, one token of every row at a time.
+
+Plain and right: this is the oracle of any faster decoder. At each piece boundary the model chooses
+between the cursor's choices by their logits, taken in float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fedmedlora.inference.cursor import CopyCursor, FoundSpan
+from fedmedlora.inference.decision import Decision
+from fedmedlora.training.batches import encode_prompt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fedmedlora.core.example import Prompt
+    from fedmedlora.models.load import BaseModel
+    from fedmedlora.prompts.format import TagFormat
+
+
+@dataclass(slots=True)
+class _Row:
+    """One window being answered: where it is, and the tokens to feed before the next decision."""
+
+    cursor: CopyCursor
+    pending: list[int] = field(default_factory=list)
+    decision: Decision | None = None
+
+    def advance(self) -> bool:
+        """Whether logits are needed. Otherwise a token is pending or the row is done."""
+        while not self.pending:
+            if self.decision is None:
+                if self.cursor.done:
+                    return False
+                choices = self.cursor.choices()
+                if len(choices) == 1:
+                    self.pending += choices[0].token_ids
+                    self.cursor.take(choices[0], 0.0)
+                    continue
+                self.decision = Decision(self.cursor, choices)
+            chosen = self.decision.choice
+            if chosen is not None:
+                self.pending += chosen.token_ids[self.decision.num_given_tokens :]
+                self.cursor.take(chosen, self.decision.log_probability)
+                self.decision = None
+            elif len(self.decision.candidates) == 1:
+                self._feed(self.decision.follow(self.decision.candidates[0]))
+            else:
+                return True
+        return False
+
+    def choose(self, logits: Sequence[float]) -> None:
+        """Narrow the decision down by the logits of its candidates."""
+        if self.decision is not None:
+            self._feed(self.decision.pick(logits))
+
+    def _feed(self, token: int | None) -> None:
+        if token is not None:
+            self.pending.append(token)
+
+
+def decode_batch(
+    base: BaseModel,
+    prompts: Sequence[Prompt],
+    tags: TagFormat,
+    on_token: Callable[[int], None] = lambda _: None,
+) -> list[list[FoundSpan]]:
+    """The spans that the model tags in each prompt's source, in text order.
+
+    Args:
+        base: The model, adapters merged.
+        prompts: One batch; memory grows with its longest prompt.
+        tags: The prompts' format.
+        on_token: Told how many rows were fed at each step.
+    """
+    rows = [_Row(CopyCursor(prompt, tags, base.tokenizer)) for prompt in prompts]
+    with torch.inference_mode():
+        engine = _Engine(base, [encode_prompt(prompt, base.tokenizer) for prompt in prompts])
+        active = list(rows)
+        while True:
+            _decide(active, engine, base.output_weight)
+            running = [index for index, row in enumerate(active) if row.pending]
+            if not running:
+                return [row.cursor.found for row in rows]
+            # Finished rows still cost their share of each step; drop them once it pays.
+            if 2 * len(running) <= len(active):
+                engine.keep(running)
+                active = [active[index] for index in running]
+            on_token(len(active))
+            engine.feed([row.pending.pop(0) if row.pending else 0 for row in active])
+
+
+def _decide(rows: Sequence[_Row], engine: _Engine, output_weight: torch.Tensor) -> None:
+    """Make every decision that the present hidden states allow."""
+    while True:
+        asking = [(index, row) for index, row in enumerate(rows) if row.advance()]
+        if not asking:
+            return
+        tables = [row.decision.candidates for _, row in asking if row.decision is not None]
+        width = max(len(table) for table in tables)
+        padded = torch.tensor([table + [table[0]] * (width - len(table)) for table in tables])
+        hidden = engine.hidden[[index for index, _ in asking]].float()
+        # (rows, width): only the logits that are compared, not the whole vocabulary
+        wanted = output_weight[padded].float()
+        logits = torch.einsum("rwh,rh->rw", wanted, hidden).tolist()
+        for (_, row), table, values in zip(asking, tables, logits, strict=True):
+            row.choose(values[: len(table)])
+
+
+class _Engine:
+    """The network with its cache: feed one token a row, read the last hidden state a row."""
+
+    def __init__(self, base: BaseModel, prompts: Sequence[Sequence[int]]) -> None:
+        from transformers import DynamicCache
+
+        self._backbone: Any = base.backbone
+        self._cache = DynamicCache(config=base.model.config)
+        length = max(len(prompt) for prompt in prompts)
+        ids = torch.full((len(prompts), length), base.tokenizer.end_id)
+        self._mask = torch.zeros((len(prompts), length), dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids[row, length - len(prompt) :] = torch.tensor(prompt)
+            self._mask[row, length - len(prompt) :] = 1
+        positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0)
+        self.hidden = self._run(ids, positions)
+
+    def feed(self, tokens: Sequence[int]) -> None:
+        """Append one token to every row."""
+        ones = torch.ones((len(tokens), 1), dtype=torch.long)
+        self._mask = torch.cat([self._mask, ones], dim=1)
+        positions = self._mask.sum(dim=1, keepdim=True) - 1
+        self.hidden = self._run(torch.tensor(tokens)[:, None], positions)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all other rows."""
+        index = torch.tensor(rows)
+        self._cache.batch_select_indices(index)
+        self._mask = self._mask[index]
+        self.hidden = self.hidden[index]
+
+    def _run(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """The hidden state of each row's last token, `(rows, hidden)`."""
+        output = self._backbone(
+            input_ids=ids,
+            attention_mask=self._mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        state: torch.Tensor = output.last_hidden_state[:, -1]
+        return state
