@@ -97,11 +97,14 @@ def test_the_digest_ignores_the_order_of_modules_and_the_layout_in_memory() -> N
     assert AdapterState(adapter.spec, strided).digest() == adapter.digest()
 
 
-def test_the_digest_tells_a_from_b_of_the_same_bytes() -> None:
-    spec = AdapterSpec("m", "r", 1, 1.0, ("q",))
-    ones, zeros = torch.ones(1, 1), torch.zeros(1, 1)
-    swapped = AdapterState(spec, {"q": LoRAPair(zeros, ones)})
-    assert AdapterState(spec, {"q": LoRAPair(ones, zeros)}).digest() != swapped.digest()
+def test_the_digest_tells_a_from_b_and_one_shape_from_another_of_the_same_bytes() -> None:
+    def filled(rank: int, d: int, A: float, B: float) -> str:
+        spec = AdapterSpec("m", "r", rank, 1.0, ("q",))
+        pair = LoRAPair(torch.full((rank, d), A), torch.full((d, rank), B))
+        return AdapterState(spec, {"q": pair}).digest()
+
+    assert filled(1, 4, 1.0, 0.0) != filled(1, 4, 0.0, 1.0)
+    assert filled(1, 4, 1.0, 0.0) != filled(2, 2, 1.0, 0.0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
