@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+MODELS_EXTRA = {"gguf", "peft", "safetensors", "torch", "transformers"}
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
@@ -27,6 +28,8 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     arguments = [a for a in arguments if a != "--debug"]
     try:
         code = app(args=arguments, standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # typer makes this of Ctrl-C and drops what it said
+            typer.echo("Interrupted.", err=True)
     except (typer.Exit, SystemExit) as stop:
         code = getattr(stop, "exit_code", getattr(stop, "code", 0))
     except (typer.Abort, KeyboardInterrupt) as stop:
@@ -49,6 +52,9 @@ def _unexpected(error: Exception, debug: bool) -> int:
         # strerror and the path, never the exception's own text
         where = error.filename or "file system"
         return _failed(f"{where}: {error.strerror or type(error).__name__}.", EXIT_FAILED, debug)
+    if isinstance(error, ModuleNotFoundError) and error.name in MODELS_EXTRA:
+        text = f"{error.name}: not installed, and this command needs language models. "
+        return _failed(text + "Run: pip install 'fedmedlora[models]'", EXIT_FAILED, debug)
     text = f"unexpected {type(error).__name__}. Run again with --debug and report the traceback."
     return _failed(text, EXIT_FAILED, debug)
 
