@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmedlora.core.document import Document, Entity, Relation, Span
-from fedmedlora.corpora.reader import BadNote, Fault, FaultCode, LabelCheck, Reader, shown
+from fedmedlora.corpora.reader import BadNote, Fault, FaultCode, LabelCheck, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +30,11 @@ _RELATION = re.compile(r"(\S+) ([^\s:]+):(\S+) ([^\s:]+):(\S+)\s*")
 _EVENT = re.compile(r"([^\s:]+):(\S+)((?: [^\s:]+:\S+)*)\s*")
 _TARGETED = re.compile(r"\S+ \S+.*", re.DOTALL)
 _DROPPED = {"A": "attribute", "M": "attribute", "N": "normalization", "#": "note", "*": "group"}
+
+
+def _shown_id(identity: str) -> str:
+    """An id for an error message; in a damaged line a word of the note may stand in its place."""
+    return identity if re.fullmatch(r"[TERAMN][0-9]{1,9}", identity) else "(withheld: no id)"
 
 
 def read_brat(folder: Path, *, skip_bad_notes: bool = False) -> list[Document]:
@@ -251,7 +256,7 @@ class _Parser:
             reason = f"{record.id}: expected Type:Trigger and Role:Argument, blanks between."
             self._fault(record.line, "broken-line", reason)
         elif match[2] not in self.claimed:
-            reason = f"{record.id}: its trigger {shown(match[2])} is not in the file."
+            reason = f"{record.id}: its trigger {_shown_id(match[2])} is not in the file."
             self._fault(record.line, "dangling-relation", reason)
         else:
             self.events[record.id] = match[2]
@@ -294,7 +299,7 @@ class _Parser:
             ends.reverse()
         missing = [end for end in ends if end not in self.claimed or end[0] not in "TE"]
         for end in missing:
-            reason = f"{record.id} names {shown(end)}, which is no mention in the file."
+            reason = f"{record.id} names {_shown_id(end)}, which is no mention in the file."
             self._fault(record.line, "dangling-relation", reason)
         if missing or any(end not in entities for end in ends):
             return None  # the mention has a fault of its own, which was reported

@@ -199,12 +199,13 @@ def _parse(raw: bytes, line: int, problems: list[Problem]) -> Any:
     if b"\0" in raw:
         problems.append(("nul", f"NUL byte at byte {raw.index(0)} of the line."))
         return None
+    raw = raw.rstrip()
     try:
         value = _decode(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         problems.append(("encoding", f"byte {error.start} of the line is not UTF-8."))
     except json.JSONDecodeError as error:
-        problems.append(("broken-line", f"not JSON from column {error.colno} on."))
+        problems.append(("broken-line", f"not JSON from column {error.pos + 1} on."))
     except (ValueError, RecursionError):
         problems.append(("broken-line", "not JSON: a number or a depth that no document has."))
     else:

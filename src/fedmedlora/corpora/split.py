@@ -38,9 +38,9 @@ def split_documents(
     """The documents of each split, ordered by source and id; every document is in exactly one.
 
     The result depends on the documents and the seed, not on the order in which documents come.
-    Labels are balanced by number of entities, the rarest first (iterative stratification). The
-    sizes follow the fractions to the nearest document unless groups are too large for that; every
-    split gets a document as long as there are enough.
+    Labels are balanced by number of entities: documents with rare labels are placed first, each
+    where its labels are missed most. The sizes follow the fractions to the nearest document unless
+    groups are too large for that; every split gets a document as long as there are enough.
 
     Args:
         documents: What is split.
@@ -52,7 +52,8 @@ def split_documents(
     Raises:
         ConfigError: The fractions are not positive or do not add up to 1.
 
-    Reference: Sechidis, Tsoumakas and Vlahavas 2011, On the stratification of multi-label data.
+    Reference: Sechidis, Tsoumakas and Vlahavas 2011, On the stratification of multi-label data;
+    here all labels of a document count, not only its rarest.
     """
     if any(share <= 0 for share in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-9:
         raise ConfigError(
@@ -67,14 +68,21 @@ def split_documents(
     }
     splits: dict[str, list[Document]] = {name: [] for name in names}
     for unit in _rarest_first(units):
-        label = min(unit.labels, key=lambda x: (totals[x], x)) if unit.labels else None
+        # Rare labels count most: each label by the unit's share of it.
+        need = {
+            name: sum(
+                count / totals[label] * wanted[name][label] / (totals[label] * fractions[name])
+                for label, count in sorted(unit.labels.items())
+            )
+            for name in names
+        }
         name = max(
             names,
             key=lambda n: (
                 room[n] >= len(unit.documents),
                 room[n] > 0,
-                wanted[n][label] if label else 0.0,
-                room[n],
+                need[n],
+                room[n] / fractions[n],
                 derive_seed(unit.draw, n),
             ),
         )

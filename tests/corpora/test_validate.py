@@ -1,0 +1,167 @@
+"""Validation: every fault of a corpus, with its place, and never a word of a note."""
+
+import json
+
+import pytest
+
+from fedmedlora.core.document import Document, Entity, Relation
+from fedmedlora.core.errors import FedMedLoRAError
+from fedmedlora.core.schema import default_schema
+from fedmedlora.corpora.brat_writer import write_brat
+from fedmedlora.corpora.card import CorpusCard, write_card
+from fedmedlora.corpora.jsonl import write_jsonl
+from fedmedlora.corpora.open_corpus import load_corpus
+from fedmedlora.corpora.validate import validate
+
+CANARY = "Zebulon Fishwick was admitted"
+NOTES = [
+    Document(
+        "n1",
+        "aspirin daily",
+        (Entity.at("T1", "drug", 0, 7), Entity.at("T2", "frequency", 8, 13)),
+        (Relation("R1", "modifies", "T2", "T1"),),
+    ),
+    Document("n2", ""),
+]
+
+
+def told(validation):
+    return [(f.file.name, f.line, f.code) for f in validation.faults]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "brat"])
+def test_a_sound_corpus_has_no_fault(tmp_path, kind):
+    if kind == "jsonl":
+        write_jsonl(tmp_path / "c" / "d.jsonl", NOTES)
+    else:
+        write_brat(tmp_path / "c", NOTES)
+    documents = "d.jsonl" if kind == "jsonl" else "."
+    labels = ("drug", "frequency")
+    write_card(tmp_path / "c", CorpusCard("north", documents, labels, num_documents=2))
+    validation = validate(tmp_path / "c", default_schema())
+    assert (validation.num_documents, validation.num_bad_notes, told(validation)) == (2, 0, [])
+
+
+def test_labels_outside_the_schema_are_faults_unless_any_label_is_taken(tmp_path):
+    note = Document("n2", "aspirin", (Entity.at("T1", "Medication", 0, 7),))
+    write_jsonl(tmp_path / "d.jsonl", [NOTES[0], note])
+    write_brat(tmp_path / "brat", [NOTES[0], note])
+    schema = default_schema()
+    assert told(validate(tmp_path / "d.jsonl", schema)) == [("d.jsonl", 2, "unknown-label")]
+    assert told(validate(tmp_path / "brat", schema)) == [("n2.ann", 1, "unknown-label")]
+    [fault] = validate(tmp_path / "brat", schema).faults
+    assert fault.reason == "T1: the label 'Medication' is not in the schema clinical-ie-v1."
+    assert validate(tmp_path / "brat", None).faults == ()
+
+
+def test_what_contradicts_the_card_is_a_fault(tmp_path):
+    write_jsonl(tmp_path / "d.jsonl", NOTES)
+    card = CorpusCard("north", "d.jsonl", ("drug",), num_documents=2, num_entities=9)
+    write_card(tmp_path, card)
+    assert told(validate(tmp_path, default_schema())) == [("d.jsonl", 1, "unknown-label")]
+    write_card(tmp_path, CorpusCard("north", "d.jsonl", ("drug", "frequency"), num_entities=9))
+    [fault] = validate(tmp_path / "corpus.toml", default_schema()).faults
+    assert (fault.file, fault.code) == (tmp_path / "corpus.toml", "card")
+    assert fault.reason == "num_entities is 9, but d.jsonl holds 2."
+
+
+def test_faults_of_the_card_itself_are_listed(tmp_path):
+    (tmp_path / "corpus.toml").write_text('name = "x"\n')
+    validation = validate(tmp_path, None)
+    assert [str(fault) for fault in validation.faults] == [
+        f"{tmp_path / 'corpus.toml'}: documents is missing.",
+        f"{tmp_path / 'corpus.toml'}: annotated_labels is missing.",
+    ]
+
+
+def jsonl_entity(**changes):
+    entity = {"id": "T1", "label": "drug", "start": 0, "end": 7, "text": CANARY[:7]}
+    return {"id": "n1", "text": CANARY, "entities": [entity | changes]}
+
+
+BAD_JSONL = [
+    json.dumps({"id": "n1", "text": CANARY})[:-3].encode(),
+    json.dumps({"id": "n1", "text": CANARY}).replace('"n1"', "n1").encode(),
+    json.dumps({"id": "n1", "text": CANARY + "\\q"}).replace("\\\\q", "\\q").encode(),
+    b"\xef\xbb\xbf" + json.dumps({"id": "n1", "text": CANARY}).encode(),
+    json.dumps({"id": "n1", "text": CANARY}).encode("utf-16"),
+    json.dumps({"id": "n1", "text": CANARY}).encode() + b"\xff",
+    CANARY.encode(),
+    f'"{CANARY}"'.encode(),
+    json.dumps({"id": "n1", "text": CANARY + "\0"}).encode(),
+    json.dumps({"id": "n1", "text": CANARY + "\ud83d"}).encode(),
+    json.dumps({"id": "n1", "text": [CANARY]}).encode(),
+    json.dumps({"id": "n1", CANARY: CANARY}).encode(),
+    json.dumps({"id": "n1", "text": CANARY, CANARY: 1}).encode(),
+    json.dumps(jsonl_entity(text=CANARY[1:8])).encode(),
+    json.dumps(jsonl_entity(end=999)).encode(),
+    json.dumps(jsonl_entity(label=CANARY)).encode(),
+    json.dumps(jsonl_entity(id=CANARY, end=999)).encode(),
+    json.dumps(jsonl_entity(start=CANARY)).encode(),
+    json.dumps(jsonl_entity(fragments=CANARY)).encode(),
+    json.dumps(jsonl_entity(score=CANARY)).encode(),
+    json.dumps({"id": "n1", "text": CANARY, "relations": [{"id": CANARY}]}).encode(),
+    json.dumps(
+        {
+            "id": "n1",
+            "text": "",
+            "relations": [dict.fromkeys(("id", "label", "head", "tail"), CANARY)],
+        }
+    ).encode(),
+    b"\n".join([json.dumps({"id": CANARY, "text": CANARY}).encode()] * 2),
+    json.dumps({"id": "n1", "text": CANARY * 400_000})[:-1].encode(),
+]
+BAD_ANN = [
+    f"T1 drug 0 7\t{CANARY}",
+    f"T1\tdrug 0 7\t{CANARY}",
+    f"T1\tdrug 0 999\t{CANARY}",
+    f"T1\t{CANARY}",
+    f"T1\t{CANARY}\t0 7",
+    f"T1\tdrug 0 7\tZebulon\n{CANARY}",
+    CANARY,
+    f"R1\tm Arg1:{CANARY} Arg2:T1",
+    "R1\tm Arg1:Zebulon Arg2:Fishwick",
+    "E1\tSign:Zebulon",
+    f"E1\t{CANARY}",
+    "A1\tZebulon",
+    f'#1\tFedMedLoRA T1\t{{"id": "{CANARY}',
+    f"T1\tdrug 0 7\tZebulon\nT1\tdrug 0 7\t{CANARY[:7]}",
+    "T1\tdrug 0 7\tZebulon\0",
+]
+
+
+@pytest.mark.parametrize("raw", BAD_JSONL, ids=range(len(BAD_JSONL)))
+def test_no_error_about_json_lines_holds_note_text(tmp_path, raw, capfd):
+    (tmp_path / "d.jsonl").write_bytes(raw)
+    no_word_of_the_note(tmp_path / "d.jsonl", capfd)
+
+
+@pytest.mark.parametrize("annotations", BAD_ANN, ids=range(len(BAD_ANN)))
+def test_no_error_about_brat_files_holds_note_text(tmp_path, annotations, capfd):
+    (tmp_path / "n1.txt").write_text(CANARY)
+    (tmp_path / "n1.ann").write_bytes(annotations.encode())
+    no_word_of_the_note(tmp_path, capfd)
+
+
+def test_no_error_about_the_encoding_of_a_note_holds_its_text(tmp_path, capfd):
+    (tmp_path / "n1.txt").write_bytes(CANARY.encode() + b"\xff")
+    (tmp_path / "n1.ann").write_bytes(b"")
+    no_word_of_the_note(tmp_path, capfd)
+
+
+def no_word_of_the_note(path, capfd):
+    validation = validate(path, default_schema())
+    assert validation.faults
+    told = "".join(map(str, validation.faults))
+    try:
+        load_corpus(path)
+    except FedMedLoRAError as caught:
+        error = caught
+        while error is not None:
+            told += str(error) + repr(error.args)
+            error = error.__cause__
+    else:  # reading takes labels that validation refuses
+        assert {fault.code for fault in validation.faults} == {"unknown-label"}
+    told += "".join(capfd.readouterr())
+    assert "Zebulon" not in told
+    assert "Fishwick" not in told
