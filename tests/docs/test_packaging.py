@@ -76,7 +76,9 @@ def test_the_demo_in_small_differs_from_the_demo_in_its_study_only() -> None:
 
     def recipe(*settings: str) -> str:
         command = ["make", "--dry-run", "--no-print-directory", "demo", *settings]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        ).stdout
 
     full, fast = recipe(), recipe("FAST=1")
 
