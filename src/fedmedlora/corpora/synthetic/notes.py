@@ -45,10 +45,10 @@ def generate_site(site: int | str, num_notes: int, seed: int) -> list[Document]:
 def synthesize(out: Path, *, num_sites: int = 5, num_notes: int = 40, seed: int = 0) -> list[Path]:
     """Folders of artificial hospitals under `out`, each `documents.jsonl` and `corpus.toml`.
 
-    `num_notes` is the size of the average hospital: of the five, the intensive-care unit has 1.2
-    times as many, the clinic 0.8, the dictation service 0.6, the triage desk 0.9 and the eye
-    clinic, whose notes are very short, 1.5. The same arguments write the same bytes on every machine. Files of an earlier call
-    are overwritten.
+    `num_notes` is the size of the average hospital: of the five, the intensive-care unit has 0.8
+    times as many, the clinic 1.2, the dictation service 1.0, the triage desk 0.8 and the eye
+    clinic, whose notes are very short, 1.2. The same arguments write the same bytes on every
+    machine. Files of an earlier call are overwritten.
 
     Raises:
         ConfigError: `num_sites` or `num_notes` is out of range.
