@@ -1,0 +1,95 @@
+"""What a run found, in plain sentences that are made from its numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedmedlora.report.tables import presets_of, settings_of
+from fedmedlora.report.wording import counted, includes_zero, interval, listed, points
+
+if TYPE_CHECKING:
+    from fedmedlora.report.finished_run import (
+        Comparison,
+        FinishedRun,
+        SettingScore,
+        StudyScores,
+    )
+
+SETTING_TITLES = {
+    "in-domain": "Hospitals that took part in training",
+    "external": "Held-out hospitals",
+}
+_PLACES = {
+    "in-domain": "the hospitals that took part in training",
+    "external": "the held-out hospitals, from which no model saw a note in training",
+}
+_MOST_NAMES = 6
+
+
+def headline(run: FinishedRun) -> list[str]:
+    """Paragraphs: what was done, then for each setting what came out of it and how sure it is."""
+    scores = run.scores
+    preset = next(iter(presets_of(scores)), "")
+    found = [_what_came_out(scores, setting, preset) for setting in settings_of(scores)]
+    return [_what_was_done(run), *filter(None, found)]
+
+
+def _what_was_done(run: FinishedRun) -> str:
+    scores = run.scores
+    federated = {arm.name for arm in scores.arms if arm.condition == "federated"}
+    rounds = [record for record in run.rounds if record.arm in federated]
+    sites = sorted({site for record in rounds for site in record.sites})
+    training = ""
+    if sites:
+        most = max(record.round_index for record in rounds)
+        training = (
+            f" on the notes of {counted(len(sites), 'hospital')}{_names(sites)} "
+            f"in {counted(most, 'round')}"
+        )
+    return (
+        f"This study trained adapters of {scores.base_model}{training}, and scored "
+        f"{counted(len(scores.arms), 'arm')} on the notes of "
+        f"{counted(len(scores.cohorts), 'hospital')}."
+    )
+
+
+def _what_came_out(scores: StudyScores, setting: str, preset: str) -> str:
+    conditions = {arm.name: arm.condition for arm in scores.arms}
+    rows = [row for row in scores.summary if (row.setting, row.preset) == (setting, preset)]
+    federated = [row for row in rows if conditions.get(row.arm) == "federated"]
+    candidates = federated or [row for row in rows if row.arm in conditions]
+    if not candidates:
+        return ""
+    best = max(candidates, key=lambda row: row.macro_f1)
+    documents = sum(c.documents for c in scores.cohorts if c.setting == setting)
+    where = _PLACES.get(setting, f"the hospitals of the setting {setting}")
+    others = len(candidates) - 1
+    kind = "federated arms" if federated else "arms"
+    chosen = f" (picked because it is the highest of {others + 1} {kind})" if others else ""
+    first = (
+        f"On {where} ({counted(documents, 'test note')}), {best.arm}{chosen} reaches "
+        f"a {preset} F1 of {points(best.macro_f1)} points{_in_brackets(best)}."
+    )
+    compared = [
+        _difference(c)
+        for c in scores.comparisons
+        if (c.setting, c.preset, c.arm) == (setting, preset, best.arm)
+        and conditions.get(c.against) != "federated"
+    ]
+    return f"{first} That is {listed(compared)}." if compared else first
+
+
+def _names(names: list[str]) -> str:
+    return f" ({listed(names)})" if len(names) <= _MOST_NAMES else ""
+
+
+def _in_brackets(row: SettingScore) -> str:
+    return f" (95 % interval {interval(row.ci95)})" if row.ci95 else ""
+
+
+def _difference(comparison: Comparison) -> str:
+    """Such as `20.0 points above zero-shot (12.0 to 28.0)`."""
+    size = points(abs(comparison.difference))
+    side = "above" if comparison.difference >= 0 else "below"
+    doubt = ": includes 0, so no clear difference" if includes_zero(comparison.ci95) else ""
+    return f"{size} points {side} {comparison.against} ({interval(comparison.ci95)}{doubt})"
