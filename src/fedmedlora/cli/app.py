@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fedmedlora import __version__
-from fedmedlora.cli import corpus, evaluate
+from fedmedlora.cli import corpus, evaluate, extract, model, report, study
 from fedmedlora.cli.console import run_app
 
 app = typer.Typer(
@@ -19,7 +19,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(corpus.app, name="corpus")
+app.add_typer(model.app, name="model")
+app.add_typer(study.app, name="study")
+app.command(
+    "extract",
+    epilog="Example: fedmedlora extract --adapter runs/demo-1a2b3c4d-001 notes/ --out predicted",
+)(extract.extract)
 app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
 
 
 def _version(value: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -70,3 +71,10 @@ def _failed(text: str, code: int, debug: bool) -> int:
 def print_json(value: Any) -> None:
     """A result for scripts, on stdout."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def log_to_stderr() -> None:
+    """Show the library's warnings and errors; they name sites, files and lines, never note text."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logging.getLogger("fedmedlora").handlers[:] = [handler]

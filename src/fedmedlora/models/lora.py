@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -82,9 +83,12 @@ class LoRAModel:
             task_type="CAUSAL_LM",
         )
         self.spec = spec
-        self.peft: Any = get_peft_model(
-            _same_weights(base.model), config, autocast_adapter_dtype=False
-        )
+        with warnings.catch_warnings():
+            # peft asks transformers for an attribute by its old name
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            self.peft: Any = get_peft_model(
+                _same_weights(base.model), config, autocast_adapter_dtype=False
+            )
         self._layers: dict[str, LoraLinear] = {
             name.removeprefix("base_model.model."): module
             for name, module in self.peft.named_modules()

@@ -239,26 +239,25 @@ def parse_study(values: dict[str, Any], where: str, faults: list[str] | None = N
 
 def _contradictions(config: StudyConfig) -> list[str]:
     """What single fields cannot say."""
-    faults = []
     names = [corpus.name for corpus in (*config.sites, *config.cohorts)]
-    for name in (config.name, *names):
-        if not _NAME.fullmatch(name):
-            faults.append(f"name {name!r}: expected letters, digits, '.', '_', '-', at most 64.")
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        faults.append(f"name {name!r} is used for more than one site or cohort.")
+    faults = [
+        f"name {name!r}: expected letters, digits, '.', '_', '-', at most 64."
+        for name in (config.name, *names)
+        if not _NAME.fullmatch(name)
+    ]
+    faults += [f"name {name!r} is used for more than one site or cohort." for name in _twice(names)]
     shares = config.split.train + config.split.validation + config.split.test
     if abs(shares - 1) > 1e-6:
         faults.append(f"split: the shares add up to {shares:g}; expected 1.")
     arms = [strategy_arm(strategy) for strategy in config.strategies]
-    for arm in sorted({arm for arm in arms if arms.count(arm) > 1}):
-        faults.append(f"strategies: {arm} is listed more than once.")
+    faults += [f"strategies: {arm} is listed more than once." for arm in _twice(arms)]
     if config.server_notes is None:
-        for strategy in config.strategies:
-            if strategy.build().needs_scorer:
-                faults.append(
-                    f"strategies: {strategy.name} weighs sites by validation loss at the server; "
-                    "expected [server_notes], got none. Add it, or choose fedavg or uniform."
-                )
+        faults += [
+            f"strategies: {strategy.name} weighs sites by validation loss at the server; "
+            "expected [server_notes], got none. Add it, or choose fedavg or uniform."
+            for strategy in config.strategies
+            if strategy.build().needs_scorer
+        ]
     else:
         sites = {site.name for site in config.sites}
         faults += [
@@ -269,6 +268,10 @@ def _contradictions(config: StudyConfig) -> list[str]:
     if config.federation.min_sites and config.federation.min_sites > len(config.sites):
         faults.append("federation.min_sites: more than there are sites.")
     return faults
+
+
+def _twice(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
 
 
 def strategy_arm(strategy: StrategyConfig) -> str:

@@ -1,0 +1,113 @@
+"""Progress on stderr: a bar with the time left in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from fedmedlora.core.records import RoundRecord
+
+SECONDS_BETWEEN_LINES = 20.0
+
+
+class ConsoleObserver:
+    """Shows what the library tells. Use it as a context manager, so that the bar is closed."""
+
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stderr, highlight=False)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._title, self._total, self._unit, self._done = "", 0.0, "", 0.0
+        self._started = self._said = time.monotonic()
+
+    def __enter__(self) -> ConsoleObserver:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end_stage()
+        self._bar.stop()
+
+    def stage(self, title: str, total: float, unit: str) -> None:
+        """A stage starts; the one before is closed with a line."""
+        self._end_stage()
+        self._title, self._total, self._unit, self._done = title, total, unit, 0.0
+        self._started = self._said = time.monotonic()
+        self._task = self._bar.add_task(title, total=round(total), unit=unit, figures="")
+
+    def advance(self, amount: float, **figures: float) -> None:
+        """More is done."""
+        if self._task is None:
+            return
+        self._done += amount
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        self._bar.update(self._task, completed=round(self._done), figures=shown)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._said >= SECONDS_BETWEEN_LINES:
+            self._said = now
+            share = self._done / self._total if self._total else 1.0
+            left = (now - self._started) * (1 - share) / share if share > 0 else 0.0
+            self._console.print(
+                f"  {self._title}: {min(1.0, share):.0%}, {_span(left)} left  {shown}".rstrip()
+            )
+
+    def message(self, text: str) -> None:
+        """A line."""
+        self._console.print(text)
+
+    def round_ended(self, record: RoundRecord) -> None:
+        """One line a round."""
+        loss = sum(record.train_loss.values()) / max(1, len(record.train_loss))
+        weights = " ".join(f"{site} {weight:.3f}" for site, weight in record.weights.items())
+        shared = f"; weights {weights}" if len(record.weights) > 1 else ""
+        self.message(f"  round {record.round_index}: training loss {loss:.3f}{shared}")
+
+    def _end_stage(self) -> None:
+        if self._task is None:
+            return
+        self._bar.remove_task(self._task)
+        self._task = None
+        seconds = time.monotonic() - self._started
+        rate = self._done / seconds if seconds > 0 else 0.0
+        self.message(
+            f"  {self._title}: {self._done:,.0f} {self._unit} in {_span(seconds)}"
+            + (f" ({rate:,.1f} {self._unit}/s)" if seconds >= 1 else "")
+        )
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

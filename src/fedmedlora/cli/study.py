@@ -1,0 +1,105 @@
+"""`fedmedlora study check | run | resume`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedmedlora.cli.console import print_json
+
+if TYPE_CHECKING:
+    from fedmedlora.core.records import Observer
+    from fedmedlora.runs.store import RunStore
+
+Started = Callable[[Path], None]
+
+app = typer.Typer(help="Train and test every arm of a study.", no_args_is_help=True)
+
+Study = Annotated[
+    Path, typer.Argument(help="Study file (TOML).", exists=True, dir_okay=False, show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may repeat."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command(epilog="Example: fedmedlora study check examples/demo.toml")
+def check(study: Study, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Find all faults of a study at once, and estimate its time, memory, disk and traffic."""
+    from fedmedlora.cli.progress import ConsoleObserver
+    from fedmedlora.study.check import check_study, plan_lines
+    from fedmedlora.study.config import load_study
+
+    config = load_study(study, overrides or [])
+    with ConsoleObserver() as observer:
+        plan = check_study(config, observer)
+    if as_json:
+        print_json(plan)
+    else:
+        typer.echo("\n".join(plan_lines(plan)))
+
+
+@app.command(epilog="Example: fedmedlora study run examples/demo.toml --out runs")
+def run(
+    study: Study,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Parent of the run directory.")] = Path(
+        "runs"
+    ),
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study from the start; the last line printed is the run directory."""
+    from fedmedlora.study.config import load_study
+
+    config = load_study(study, overrides or [])
+
+    def task(observer: Observer, started: Started) -> RunStore:
+        from fedmedlora.study.run import start_study
+
+        return start_study(config, out, observer, started)
+
+    _work(task, as_json)
+
+
+@app.command(epilog="Example: fedmedlora study resume runs/demo-1a2b3c4d-001")
+def resume(
+    directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    as_json: AsJson = False,
+) -> None:
+    """Go on with an interrupted run; the result equals that of an uninterrupted one."""
+
+    def task(observer: Observer, started: Started) -> RunStore:
+        from fedmedlora.study.run import resume_study
+
+        started(directory)
+        return resume_study(directory, observer)
+
+    _work(task, as_json)
+
+
+def _work(task: Callable[[Observer, Started], RunStore], as_json: bool) -> None:
+    """Run or resume, then write the report; if it is stopped, say how to go on."""
+    from fedmedlora.cli.console import log_to_stderr
+    from fedmedlora.cli.progress import ConsoleObserver
+    from fedmedlora.report.page import write_report
+
+    log_to_stderr()
+    places: list[Path] = []
+    try:
+        with ConsoleObserver() as observer:
+            store = task(observer, places.append)
+            page = write_report([store.path])
+            observer.message(f"report: {page}")
+    except BaseException:
+        if places:
+            typer.echo(f"To go on: fedmedlora study resume {places[0]}", err=True)
+        raise
+    if as_json:
+        print_json({"run": str(store.path), "report": str(page)})
+    else:
+        typer.echo(store.path)

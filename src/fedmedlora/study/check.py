@@ -1,0 +1,164 @@
+"""What a study will cost, before hours are spent: time, memory, disk and traffic."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedmedlora.core.records import SilentObserver
+from fedmedlora.inference.step_decoder import decode_batch
+from fedmedlora.models.windowing import note_windows
+from fedmedlora.runs.environment import describe_environment
+from fedmedlora.study.conditions import arms_of
+from fedmedlora.study.plan import extraction_characters, training_tokens
+from fedmedlora.study.prepare import Prepared, prepare, resolve
+from fedmedlora.training.local import train_locally
+
+if TYPE_CHECKING:
+    from fedmedlora.core.records import Observer
+    from fedmedlora.study.config import StudyConfig
+
+_CODEC_BYTES = {"fp32": 4, "bf16": 2}
+_PROBE_STEPS = 2
+
+
+def check_study(config: StudyConfig, observer: Observer) -> dict[str, Any]:
+    """The plan of a study, as plain values; nothing is written.
+
+    Time is measured on a few real batches of the study's own notes.
+
+    Raises:
+        ConfigError: The study has faults; carries all, one a line.
+        ModelError: The base model cannot be loaded.
+    """
+    config = resolve(config, observer)
+    prepared = prepare(config, observer)
+    arms = arms_of(config)
+    tokens = training_tokens(prepared, arms)
+    characters = extraction_characters(config, prepared.notes, arms)
+    observer.message("measuring the speed of training and extraction")
+    token_rate, character_rate = _training_rate(prepared), _extraction_rate(prepared)
+    sites = [site.name for site in prepared.notes.sites]
+    payload = prepared.initial.num_parameters * _CODEC_BYTES[config.federation.codec]
+    federated = sum(arm.condition == "federated" for arm in arms)
+    trained = sum(arm.strategy is not None for arm in arms)
+    adapter_bytes = prepared.initial.num_bytes
+    return {
+        "study": config.name,
+        "arms": [arm.name for arm in arms],
+        "sites": {
+            site.name: {
+                "labels": list(site.labels),
+                "train_documents": len(site.train),
+                "train_examples": len(prepared.data[site.name].train),
+                "train_tokens": prepared.data[site.name].num_tokens,
+                "test_documents": len(site.test),
+            }
+            for site in prepared.notes.sites
+        },
+        "cohorts": {
+            cohort.name: {
+                "setting": cohort.setting,
+                "documents": len(cohort.documents),
+                "characters": cohort.num_characters,
+                "labels": list(cohort.labels),
+            }
+            for cohort in prepared.notes.cohorts
+        },
+        "training_tokens": round(tokens),
+        "extraction_characters": characters,
+        "seconds": {
+            "training": round(tokens / token_rate),
+            "extraction": round(characters / character_rate),
+        },
+        "bytes": {
+            "up_and_down_per_round": 2 * payload * len(sites),
+            "federated_in_all": 2 * payload * len(sites) * config.federation.rounds * federated,
+            "disk": adapter_bytes * (trained * config.federation.rounds + 2 * len(sites)),
+            "disk_free": shutil.disk_usage(Path.cwd()).free,
+            "memory": _memory_bytes(prepared),
+            "memory_of_machine": describe_environment().get("memory_bytes"),
+        },
+    }
+
+
+def plan_lines(plan: dict[str, Any]) -> list[str]:
+    """The plan for people."""
+    seconds, size = plan["seconds"], plan["bytes"]
+    lines = [f"study {plan['study']}: no faults; {len(plan['arms'])} arms"]
+    lines += [
+        f"  site {name}: {site['train_documents']} training notes, {site['train_examples']} "
+        f"examples, {site['train_tokens']:,} tokens; labels {', '.join(site['labels'])}"
+        for name, site in plan["sites"].items()
+    ]
+    lines += [
+        f"  cohort {name} ({cohort['setting']}): {cohort['documents']} notes, "
+        f"{cohort['characters']:,} characters"
+        for name, cohort in plan["cohorts"].items()
+    ]
+    total = sum(seconds.values())
+    lines += [
+        f"time: about {_minutes(total)} (training {_minutes(seconds['training'])}, extraction "
+        f"{_minutes(seconds['extraction'])})",
+        f"traffic: {size['up_and_down_per_round'] / 1e6:,.1f} MB a round, "
+        f"{size['federated_in_all'] / 1e6:,.1f} MB in all federated arms",
+        f"disk: {size['disk'] / 1e6:,.0f} MB of {size['disk_free'] / 1e9:,.1f} GB free",
+        f"memory: about {size['memory'] / 1e9:,.1f} GB",
+    ]
+    if size["disk"] > size["disk_free"]:
+        lines.append("WARNING: the disk is too small. Free some space or choose another folder.")
+    if size["memory_of_machine"] and size["memory"] > size["memory_of_machine"]:
+        lines.append("WARNING: memory is too small. Lower training.batch_tokens or the model.")
+    return lines
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(1, round(seconds / 60))} min"
+
+
+def _training_rate(prepared: Prepared) -> float:
+    """Tokens a second of real optimiser steps; the first step only warms up."""
+    from fedmedlora.adapters.exchange import LocalPlan
+
+    site = prepared.notes.sites[0].name
+    examples = prepared.data[site].train
+    plan = LocalPlan(1, steps=1, seed=prepared.config.seed)
+    train_locally(
+        prepared.model, prepared.initial, examples, plan, prepared.settings, SilentObserver()
+    )
+    plan = LocalPlan(1, steps=_PROBE_STEPS, seed=prepared.config.seed)
+    result = train_locally(
+        prepared.model, prepared.initial, examples, plan, prepared.settings, SilentObserver()
+    )
+    return result.num_tokens / result.elapsed_seconds
+
+
+def _extraction_rate(prepared: Prepared) -> float:
+    """Characters a second over one batch of real windows."""
+    config = prepared.config
+    prompts = []
+    for cohort in prepared.notes.cohorts:
+        for document in cohort.documents:
+            found = note_windows(
+                document.text, prepared.base.tokenizer, budget_tokens=config.prompt.window_tokens
+            )
+            prompts += [prepared.tags.prompt(document, w.span, cohort.labels) for w in found]
+    prompts = prompts[: min(16, config.evaluation.batch_size)]
+    started = time.perf_counter()
+    decode_batch(prepared.base, prompts, prepared.tags)
+    seconds = time.perf_counter() - started
+    return max(1, sum(len(prompt.source) for prompt in prompts)) / seconds
+
+
+def _memory_bytes(prepared: Prepared) -> int:
+    """Base weights twice (one merged copy), adapter with optimiser, activations of a step."""
+    width = 2 if prepared.config.model.dtype == "bfloat16" else 4
+    weights = sum(p.numel() for p in prepared.base.model.parameters()) * width
+    shape = prepared.base.model.config
+    # Per token and layer: the inputs that backward needs of attention, norms and the MLP.
+    kept = 14 * shape.hidden_size + 4 * shape.intermediate_size
+    activations = prepared.settings.batch_tokens * shape.num_hidden_layers * kept * width
+    adapter = prepared.initial.num_parameters * 4 * 8
+    return int(2 * weights + activations + adapter + 6e8)

@@ -1,0 +1,121 @@
+"""What a study works with: notes, base model, adapter and examples, loaded and checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from fedmedlora.models.catalog import ALL_LINEAR, PRESETS
+from fedmedlora.models.dtype import choose_dtype
+from fedmedlora.models.load import BaseModel, load_base
+from fedmedlora.models.lora import LoRAModel, initial_adapter
+from fedmedlora.prompts.registry import get_format
+from fedmedlora.study.conditions import POOL
+from fedmedlora.study.data import StudyNotes, load_notes, pooled, site_examples
+from fedmedlora.study.server_notes import ServerNotes
+from fedmedlora.training.local import LocalSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fedmedlora.adapters.state import AdapterState
+    from fedmedlora.core.records import Observer
+    from fedmedlora.prompts.format import TagFormat
+    from fedmedlora.study.config import StudyConfig
+    from fedmedlora.training.site import TaskData
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study ready to run. `data` holds the examples by site, and those of all under `POOL`."""
+
+    config: StudyConfig
+    notes: StudyNotes
+    base: BaseModel
+    model: LoRAModel
+    initial: AdapterState
+    tags: TagFormat
+    data: Mapping[str, TaskData]
+    settings: LocalSettings
+    server_notes: ServerNotes | None
+
+    def round_tokens(self, site: str) -> float:
+        """Tokens that a site trains on in one round."""
+        return self.data[site].num_tokens * self.config.training.epochs
+
+
+def resolve(config: StudyConfig, observer: Observer) -> StudyConfig:
+    """The configuration with everything that depends on this machine filled in.
+
+    Number type and threads decide the last bits of a result; a resumed run must keep them.
+    """
+    model = config.model
+    if model.dtype == "auto":
+        choice = choose_dtype()
+        observer.message(f"number type {choice.reason}")
+        model = model.model_copy(update={"dtype": choice.name})
+    if model.threads is None:
+        model = model.model_copy(update={"threads": torch.get_num_threads()})
+    lora = config.lora
+    if lora.target_modules is None:
+        known = PRESETS.get(model.base)
+        targets = known.target_modules if known else ALL_LINEAR
+        lora = lora.model_copy(update={"target_modules": targets})
+    return config.model_copy(update={"model": model, "lora": lora})
+
+
+def prepare(config: StudyConfig, observer: Observer) -> Prepared:
+    """Everything that a resolved study works with.
+
+    Raises:
+        ConfigError: The notes or the settings have faults; carries all.
+        ModelError: The base model cannot be loaded.
+        AdapterMismatchError: The base model has none of the target modules.
+    """
+    torch.set_num_threads(config.model.threads or torch.get_num_threads())
+    notes = load_notes(config)
+    observer.message(f"loading the base model {config.model.base}")
+    dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
+    base = load_base(config.model.base, revision=config.model.revision, dtype=dtype)
+    tags = get_format(config.prompt.format)
+    initial = initial_adapter(
+        base,
+        rank=config.lora.rank,
+        alpha=config.lora.alpha,
+        target_modules=config.lora.target_modules or ALL_LINEAR,
+        seed=config.seed,
+    )
+    model = LoRAModel(base, initial.spec)
+    data = {s.name: site_examples(config, s, tags, base.tokenizer) for s in notes.sites}
+    training = config.training
+    return Prepared(
+        config=config,
+        notes=notes,
+        base=base,
+        model=model,
+        initial=initial,
+        tags=tags,
+        data={**data, POOL: _bounded(pooled(list(data.values())), training.max_validation_tokens)},
+        settings=LocalSettings(
+            learning_rate=training.learning_rate,
+            epochs=training.epochs,
+            batch_tokens=training.batch_tokens,
+            warmup_fraction=training.warmup_fraction,
+        ),
+        server_notes=(
+            ServerNotes(config, config.server_notes, notes.sites, model, tags)
+            if config.server_notes
+            else None
+        ),
+    )
+
+
+def _bounded(data: TaskData, max_tokens: int | None) -> TaskData:
+    """The pooled data, whose validation examples keep to one site's budget, evenly drawn."""
+    total = sum(len(example.token_ids) for example in data.validation)
+    if max_tokens is None or total <= max_tokens:
+        return data
+    step = -(-total // max_tokens)
+    return replace(data, validation=data.validation[::step])

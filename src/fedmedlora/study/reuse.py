@@ -1,0 +1,68 @@
+"""Local training done once: the same request to the same site has the same answer.
+
+The first round of a site is identical in its single-site arm and in every federated arm. And a run
+that is killed in the middle of a round finds the sites that were ready.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from fedmedlora.adapters.codec import FP32
+from fedmedlora.adapters.exchange import SiteUpdate, Train, decode, encode
+from fedmedlora.core.errors import FedMedLoRAError
+from fedmedlora.runs import atomic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fedmedlora.adapters.exchange import Reply, Request
+    from fedmedlora.core.records import Observer
+    from fedmedlora.training.site import LocalSite
+
+
+class ReusingSite:
+    """A site that keeps its updates in a folder of its own and answers from it."""
+
+    def __init__(
+        self, site: LocalSite, folder: Path, num_tokens: float, observer: Observer
+    ) -> None:
+        self._site = site
+        self._folder = folder / site.name
+        self._fingerprint = site.fingerprint()
+        self._num_tokens = num_tokens
+        self._observer = observer
+
+    def handle(self, request: Request) -> Reply:
+        """The kept update, or the site's own answer, which is then kept."""
+        if not isinstance(request, Train):
+            return self._site.handle(request)
+        key = hashlib.sha256(self._fingerprint.encode() + encode(request, FP32)).hexdigest()
+        path = self._folder / f"round-{request.plan.round_index:03d}-{key}.update"
+        kept = _read(path)
+        if kept is not None:
+            self._observer.advance(self._num_tokens)
+            return kept
+        update = self._site.handle(request)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        atomic.write_file(path, lambda target: _write(target, encode(update, FP32)))
+        return update
+
+    def forget(self, round_index: int) -> None:
+        """Drop what was kept of a round that is saved and that no other arm shares."""
+        for path in self._folder.glob(f"round-{round_index:03d}-*.update"):
+            path.unlink(missing_ok=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _read(path: Path) -> SiteUpdate | None:
+    """The update in a file; None if there is none that is whole. It can be computed again."""
+    try:
+        message = decode(path.read_bytes())
+    except (OSError, FedMedLoRAError):
+        return None
+    return message if isinstance(message, SiteUpdate) else None

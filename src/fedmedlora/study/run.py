@@ -1,0 +1,257 @@
+"""A whole study: every arm trained, every cohort extracted and scored, everything resumable."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+from fedmedlora import __version__
+from fedmedlora.adapters.codec import CODECS
+from fedmedlora.adapters.exchange import LocalPlan
+from fedmedlora.core.errors import RunStoreError
+from fedmedlora.core.schema import default_schema
+from fedmedlora.corpora.jsonl import document_line, read_jsonl
+from fedmedlora.federation.checkpoint import Checkpoint
+from fedmedlora.federation.in_process import InProcessRuntime
+from fedmedlora.federation.loop import run_rounds
+from fedmedlora.inference.extractor import Extractor
+from fedmedlora.models.lora import merged
+from fedmedlora.runs.audit import AuditLog
+from fedmedlora.runs.store import RunStore
+from fedmedlora.study.compare import Cell, score_cell, scores_json
+from fedmedlora.study.conditions import Arm, arms_of, tested_on
+from fedmedlora.study.config import StudyConfig, parse_study
+from fedmedlora.study.plan import TimeLeft
+from fedmedlora.study.prepare import Prepared, prepare, resolve
+from fedmedlora.study.reuse import ReusingSite
+from fedmedlora.training.site import LocalSite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from fedmedlora.adapters.state import AdapterState
+    from fedmedlora.core.example import Task
+    from fedmedlora.core.records import Observer, RoundRecord
+    from fedmedlora.evaluation.scores import DocumentCounts
+    from fedmedlora.study.data import Cohort
+    from fedmedlora.training.site import TaskData
+
+INPUTS, ROUNDS, SCORES = "inputs.json", "rounds.jsonl", "scores.json"
+EXTRACTION, WORK = "extraction.jsonl", "work"
+
+
+def start_study(
+    config: StudyConfig,
+    out: Path,
+    observer: Observer,
+    started: Callable[[Path], None] = lambda _: None,
+) -> RunStore:
+    """A finished run in a new directory below `out`.
+
+    `started` is told the directory once it exists. Nothing is written before all faults of the
+    study are known.
+
+    Raises:
+        ConfigError: The study has faults.
+        FedMedLoRAError: Something else went wrong; what was finished is kept and can be resumed.
+    """
+    config = resolve(config, observer)
+    prepared = prepare(config, observer)
+    store = RunStore.create(out, config.model_dump(mode="json"), config.name)
+    store.write_json(INPUTS, _inputs(prepared))
+    started(store.path)
+    with store.lock():
+        _Run(prepared, store, observer).finish()
+    return store
+
+
+def resume_study(path: Path, observer: Observer) -> RunStore:
+    """The run at `path`, finished; what it had done already is not done again.
+
+    Raises:
+        RunStoreError: It is no run, damaged, in use, or its notes or base model have changed.
+        FedMedLoRAError: As for `start_study`.
+    """
+    store = RunStore.open(path)
+    prepared = prepare(parse_study(dict(store.config), str(path / "config.json")), observer)
+    with store.lock():
+        if not store.has(INPUTS):  # killed between two writes, before any work
+            store.write_json(INPUTS, _inputs(prepared))
+        saved, found = store.read_json(INPUTS), _inputs(prepared)
+        for key, what in (("notes_sha256", "notes"), ("base_fingerprint", "base model")):
+            if saved.get(key) != found[key]:
+                raise RunStoreError(
+                    f"{path}: the {what} have changed since the run was started; a resumed run "
+                    "would mix two studies. Restore them, or start a new run."
+                )
+        _Run(prepared, store, observer).finish()
+    return store
+
+
+def _inputs(prepared: Prepared) -> dict[str, str]:
+    return {
+        "notes_sha256": prepared.notes.digest,
+        "base_fingerprint": prepared.base.fingerprint,
+    }
+
+
+class _Run:
+    """One run in progress. Each step is skipped if its result is on disk."""
+
+    def __init__(self, prepared: Prepared, store: RunStore, observer: Observer) -> None:
+        self._prepared = prepared
+        self._config = prepared.config
+        self._store = store
+        self._observer = observer
+        self._arms = arms_of(prepared.config)
+        self._time_left = TimeLeft(prepared, self._arms, observer)
+        self._records: list[RoundRecord] = []
+
+    def finish(self) -> None:
+        """Train and test every arm, then compare."""
+        audit = AuditLog(self._store.file("audit.jsonl"))
+        digest = self._store.config_sha256
+        audit.append("run-opened", config_sha256=digest, version=__version__)
+        counts: dict[Cell, DocumentCounts] = {}
+        for number, arm in enumerate(self._arms, start=1):
+            place = f"arm {number} of {len(self._arms)}: {arm.name}"
+            self._observer.message(place + self._time_left.phrase())
+            counts |= self._test(arm, self._train(arm))
+            audit.append("arm-finished", arm=arm.name)
+        header = {
+            "version": __version__,
+            "study": self._config.name,
+            "seed": self._config.seed,
+            "config_sha256": digest,
+            "base_model": self._prepared.base.name,
+            "schema": default_schema().id,
+            "prompt_format": self._prepared.tags.id,
+            "artificial": self._config.data.artificial,
+        }
+        cohorts = self._prepared.notes.cohorts
+        scores = scores_json(self._config, self._arms, cohorts, counts, header)
+        self._store.write_json(SCORES, scores)
+        shutil.rmtree(self._store.file(WORK), ignore_errors=True)
+        audit.append("run-finished")
+
+    def _train(self, arm: Arm) -> AdapterState | None:
+        """The arm's final adapter; None for the arm without training."""
+        if arm.strategy is None:
+            return None
+        federation, prepared = self._config.federation, self._prepared
+        total = federation.rounds * sum(prepared.round_tokens(site) for site in arm.sites)
+        meter = self._time_left.training(f"{arm.name}: training", total)
+        checkpoint = Checkpoint(adapters_folder(self._store, arm, self._arms))
+        meter.skip(total * len(checkpoint.rounds()) / federation.rounds)
+        sites = {name: self._site(name, meter) for name in arm.sites}
+        earlier = list(self._records)
+        outcome = run_rounds(
+            arm=arm.name,
+            strategy=arm.strategy.build(),
+            runtime=InProcessRuntime(sites, CODECS[federation.codec]),
+            sites=arm.sites,
+            num_rounds=federation.rounds,
+            adapter=prepared.initial,
+            plan=LocalPlan(0, epochs=self._config.training.epochs),
+            seed=self._config.seed,
+            scorer=prepared.server_notes,
+            checkpoint=checkpoint,
+            min_sites=federation.min_sites if arm.condition == "federated" else None,
+            observer=_RoundWatcher(meter, sites, self._note_round),
+        )
+        self._records = [*earlier, *outcome.records]
+        self._write_rounds()
+        return outcome.adapter
+
+    def _site(self, name: str, observer: Observer) -> ReusingSite:
+        prepared = self._prepared
+        data: dict[Task, TaskData] = {"entities": prepared.data[name]}
+        site = LocalSite(name, prepared.model, data, prepared.settings, observer)
+        return ReusingSite(site, self._store.file(WORK), prepared.round_tokens(name), observer)
+
+    def _note_round(self, record: RoundRecord) -> None:
+        self._records.append(record)
+        self._write_rounds()
+
+    def _write_rounds(self) -> None:
+        self._store.write_json_lines(ROUNDS, [record.to_json() for record in self._records])
+
+    def _test(self, arm: Arm, adapter: AdapterState | None) -> dict[Cell, DocumentCounts]:
+        """The arm's counts on every cohort that it is tested on."""
+        cohorts = [c for c in self._prepared.notes.cohorts if tested_on(arm, c, self._config)]
+        meter = self._time_left.extraction(f"{arm.name}: extraction", cohorts)
+        extractor: Extractor | None = None
+        counts: dict[Cell, DocumentCounts] = {}
+        for cohort in cohorts:
+            name = f"predictions/{arm.name.replace('/', '--')}--{cohort.name}.jsonl"
+            if self._store.has(name):
+                meter.skip(len(cohort.documents))
+            else:
+                if extractor is None:
+                    extractor = Extractor(
+                        merged(self._prepared.base, adapter),
+                        self._prepared.tags,
+                        window_tokens=self._config.prompt.window_tokens,
+                        batch_size=self._config.evaluation.batch_size,
+                    )
+                self._extract(extractor, cohort, name, arm, meter)
+            predicted = read_jsonl(self._store.file(name))
+            for preset in self._config.evaluation.presets:
+                counts[arm.name, cohort.name, preset] = score_cell(cohort, predicted, preset)
+        return counts
+
+    def _extract(
+        self, extractor: Extractor, cohort: Cohort, name: str, arm: Arm, observer: Observer
+    ) -> None:
+        """Write the predictions for a cohort, whole, and how long they took."""
+        started = time.perf_counter()
+        predicted = list(extractor.extract(cohort.documents, cohort.labels, observer))
+        seconds = round(time.perf_counter() - started, 3)
+        lines = b"".join(document_line(document) for document in predicted)
+        self._store.write_file(name, lambda path: _write(path, lines))
+        line = {"arm": arm.name, "cohort": cohort.name, "seconds": seconds}
+        self._store.append_json_line(EXTRACTION, line | {"characters": cohort.num_characters})
+
+
+class _RoundWatcher:
+    """Passes on what an arm tells; at the end of a round drops what no other arm can use."""
+
+    def __init__(
+        self,
+        observer: Observer,
+        sites: Mapping[str, ReusingSite],
+        note_round: Callable[[RoundRecord], None],
+    ) -> None:
+        self._observer = observer
+        self._sites = sites
+        self._note_round = note_round
+
+    def stage(self, title: str, total: float, unit: str) -> None:
+        self._observer.stage(title, total, unit)
+
+    def advance(self, amount: float, **figures: float) -> None:
+        self._observer.advance(amount, **figures)
+
+    def message(self, text: str) -> None:
+        self._observer.message(text)
+
+    def round_ended(self, record: RoundRecord) -> None:
+        self._note_round(record)
+        if record.round_index > 1:  # only the first round is the same in several arms
+            for site in self._sites.values():
+                site.forget(record.round_index)
+        self._observer.round_ended(record)
+
+
+def adapters_folder(store: RunStore, arm: Arm, arms: list[Arm]) -> Path:
+    """Where an arm's rounds lie: the first federated arm's are the run's own adapters."""
+    federated = [other.name for other in arms if other.condition == "federated"]
+    if federated and arm.name == federated[0]:
+        return store.file("adapters")
+    return store.file(f"adapters/{arm.name}")
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
