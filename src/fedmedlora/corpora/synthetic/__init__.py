@@ -1,4 +1,4 @@
-"""Five artificial hospitals: clinical notes that nobody wrote about nobody, with exact gold.
+"""Five artificial hospitals: clinical notes about nobody, with exact gold.
 
 The demo and the tests need notes that anyone may have. These are drawn from grammars and word
 lists of our own: an intensive-care unit, an outpatient clinic and a dictation service to train on,

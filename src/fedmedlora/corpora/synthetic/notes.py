@@ -10,6 +10,7 @@ from fedmedlora.core.errors import ConfigError
 from fedmedlora.core.seeds import python_rng
 from fedmedlora.corpora.card import CorpusCard, write_card
 from fedmedlora.corpora.jsonl import write_jsonl
+from fedmedlora.corpora.synthetic.composer import Composer
 from fedmedlora.corpora.synthetic.hospitals import (
     MAX_SITES,
     TOPICS,
@@ -18,7 +19,7 @@ from fedmedlora.corpora.synthetic.hospitals import (
     hospital,
     roster,
 )
-from fedmedlora.corpora.synthetic.writer import Composer, render
+from fedmedlora.corpora.synthetic.writer import render
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
