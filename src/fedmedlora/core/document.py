@@ -71,9 +71,7 @@ class Entity:
                 )
 
     @classmethod
-    def at(
-        cls, id: str, label: str, start: int, end: int, *, score: float | None = None
-    ) -> Entity:
+    def at(cls, id: str, label: str, start: int, end: int, *, score: float | None = None) -> Entity:
         """A continuous entity."""
         return cls(id, label, (Span(start, end),), score)
 
