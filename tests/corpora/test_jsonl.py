@@ -51,7 +51,8 @@ def test_a_document_is_written_as_the_interchange_format_says(tmp_path):
         b'{"id": "n1", "text": "No pain left and right arm pain.", "entities": '
         b'[{"id": "T1", "label": "negation", "start": 0, "end": 2, "text": "No"}, '
         b'{"id": "T2", "label": "problem", "start": 8, "end": 31, '
-        b'"text": "left and right arm pain", "fragments": [[8, 12], [23, 31]], "score": 0.5}], "relations": '
+        b'"text": "left and right arm pain", "fragments": [[8, 12], [23, 31]], "score": 0.5}], '
+        b'"relations": '
         b'[{"id": "R1", "label": "modifies", "head": "T1", "tail": "T2"}], '
         b'"metadata": {"patient_id": "p"}}\n'
     )
@@ -77,6 +78,8 @@ def test_every_suffix_round_trips_and_the_same_documents_give_the_same_bytes(tmp
     assert write_jsonl(first, documents) == 300
     write_jsonl(second, iter(documents))
     assert first.read_bytes() == second.read_bytes()
+    if suffix.endswith(".gz"):
+        assert first.read_bytes()[4:8] == bytes(4)  # the time of writing
     assert read_jsonl(first) == documents
 
 
@@ -254,6 +257,14 @@ def test_a_refusal_shows_the_first_faults_and_counts_the_others(tmp_path):
     assert [line.split(": ")[0] for line in lines[:10]] == [f"{path}:{i}" for i in range(1, 11)]
     assert len(lines) == 11
     assert "14 notes cannot be read exactly (14 faults, 4 more than shown)" in lines[10]
+
+
+def test_no_document_comes_after_a_bad_note_that_was_not_to_be_skipped(tmp_path):
+    path = write_lines(tmp_path / "d.jsonl", note(), {"id": "x"}, note(id="n2"))
+    seen = []
+    with pytest.raises(CorpusError):
+        seen.extend(document.id for document in JsonlReader(path))
+    assert seen == ["n1"]
 
 
 def test_a_reader_counts_what_it_read_and_left_out_each_time(tmp_path):

@@ -98,6 +98,13 @@ def test_patients_of_two_corpora_with_the_same_number_are_two_patients():
     assert [len({d.source for d in split}) for split in splits.values()] == [1, 1]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_large_group_goes_where_there_is_room_for_it(seed):
+    documents = [document(i, "a", "p" if i < 4 else None) for i in range(10)]
+    splits = split_documents(documents, {"train": 0.8, "test": 0.2}, seed)
+    assert {name: len(split) for name, split in splits.items()} == {"train": 8, "test": 2}
+
+
 def test_what_belongs_together_can_be_said():
     documents = [document(i, "a") for i in range(12)]
     splits = split_documents(
