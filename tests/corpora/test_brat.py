@@ -249,3 +249,10 @@ def test_notes_are_not_mixed_into_a_folder_that_holds_something(tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["n1.ann", "n1.txt"]
     (tmp_path / "empty").mkdir()
     assert write_brat(tmp_path / "empty", [Document("n2", "a")]) == 1
+
+
+def test_what_a_killed_run_left_behind_does_not_get_in_the_way(tmp_path):
+    write_note(tmp_path / "out.partial", "", name="half")
+    write_brat(tmp_path / "out", [Document("n1", "a")])
+    assert [d.id for d in read_brat(tmp_path / "out")] == ["n1"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -35,6 +35,7 @@ def write_brat(folder: Path, documents: Iterable[Document]) -> int:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CorpusError(f"{folder}: not empty; expected a new folder, so that no notes mix.")
     partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
     partial.mkdir(parents=True)
     count = 0
     try:
