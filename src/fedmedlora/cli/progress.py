@@ -80,20 +80,25 @@ class ConsoleObserver:
             self._said = now
             share = self._done / self._total if self._total else 1.0
             left = (now - self._started) * (1 - share) / share if share > 0 else 0.0
-            self._console.print(
+            self._say(
                 f"  {self._title}: {min(1.0, share):.0%}, {_span(left)} left  {shown}".rstrip()
             )
 
     def message(self, text: str) -> None:
-        """A line."""
-        self._console.print(text)
+        """A line, after that of a stage that is complete."""
+        if self._task is not None and self._done >= self._total:
+            self._end_stage()
+        self._say(text)
 
     def round_ended(self, record: RoundRecord) -> None:
         """One line a round."""
         loss = sum(record.train_loss.values()) / max(1, len(record.train_loss))
         weights = " ".join(f"{site} {weight:.3f}" for site, weight in record.weights.items())
         shared = f"; weights {weights}" if len(record.weights) > 1 else ""
-        self.message(f"  round {record.round_index}: training loss {loss:.3f}{shared}")
+        self._say(f"  round {record.round_index}: training loss {loss:.3f}{shared}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, markup=False)
 
     def _end_stage(self) -> None:
         if self._task is None:
@@ -102,7 +107,7 @@ class ConsoleObserver:
         self._task = None
         seconds = time.monotonic() - self._started
         rate = self._done / seconds if seconds > 0 else 0.0
-        self.message(
+        self._say(
             f"  {self._title}: {self._done:,.0f} {self._unit} in {_span(seconds)}"
             + (f" ({rate:,.1f} {self._unit}/s)" if seconds >= 1 else "")
         )

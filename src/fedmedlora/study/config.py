@@ -202,7 +202,7 @@ def load_study(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Study
     try:
         with path.open("rb") as file:
             values = tomllib.load(file)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML ({error}).") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
