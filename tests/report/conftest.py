@@ -166,23 +166,23 @@ def demo_rounds(num_rounds: int = 3) -> list[RoundRecord]:
         if arm != "fedavg":
             weights = {site: 1 / len(sites) for site in sites}
         for r in range(1, num_rounds + 1):
+            failed = {"ward": "timeout"} if arm == "uniform" and r == 2 else {}
+            merged = tuple(site for site in sites if site not in failed)
             gain = 0.25 if federated else 0.0
             records.append(
                 RoundRecord(
                     arm=arm,
                     round_index=r,
-                    sites=sites,
-                    failed={"ward": "timeout"} if arm == "uniform" and r == 2 else {},
-                    weights=weights,
-                    train_loss={s: 0.2 + 0.9 / r + 0.05 * i for i, s in enumerate(sites)},
-                    validation_loss={
-                        s: 0.4 + (2.2 - gain) / r**1.4 + 0.07 * i for i, s in enumerate(sites)
-                    },
-                    num_examples=dict.fromkeys(sites, 120),
-                    num_completion_tokens={s: tokens.get(s, 19_600) for s in sites},
-                    bytes_up=dict.fromkeys(sites, 9_771_000) if federated else {},
+                    sites=merged,
+                    failed=failed,
+                    weights={s: weights[s] / sum(weights[m] for m in merged) for s in merged},
+                    train_loss={s: 0.2 + 0.9 / r + len(s) / 50 for s in merged},
+                    validation_loss={s: 0.4 + (2.2 - gain) / r**1.4 + len(s) / 40 for s in merged},
+                    num_examples=dict.fromkeys(merged, 120),
+                    num_completion_tokens={s: tokens.get(s, 19_600) for s in merged},
+                    bytes_up=dict.fromkeys(merged, 9_771_000) if federated else {},
                     bytes_down=dict.fromkeys(sites, 9_770_400) if federated else {},
-                    site_seconds=dict.fromkeys(sites, 18.0 + r),
+                    site_seconds=dict.fromkeys(merged, 18.0 + r),
                     elapsed_seconds=19.5 * len(sites) + r,
                     notes={"full_model_bytes": FULL_MODEL_BYTES} if federated else {},
                 )
@@ -226,3 +226,15 @@ def make_run(tmp_path: Path) -> MakeRun:
         return store.path
 
     return make
+
+
+@pytest.fixture
+def scores() -> Scores:
+    """Fresh made-up scores, to be changed at will."""
+    return demo_scores()
+
+
+@pytest.fixture
+def rounds() -> list[RoundRecord]:
+    """Three rounds of every trained arm; site `ward` is lost once."""
+    return demo_rounds()

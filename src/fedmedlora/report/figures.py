@@ -88,9 +88,9 @@ def score_bars(bars: Sequence[Bar], *, highest: float, title: str) -> str:
         )
         if bar.ci95:
             low, high = axis(bar.ci95[0]), axis(bar.ci95[1])
-            drawing.line(low, y, high, y, "whisker")
-            drawing.line(low, y - 4, low, y + 4, "whisker")
-            drawing.line(high, y - 4, high, y + 4, "whisker")
+            shape = f"M{low:.2f} {y - 4}v8M{low:.2f} {y}H{high:.2f}M{high:.2f} {y - 4}v8"
+            drawing.add("path", d=shape, class_="halo")
+            drawing.add("path", d=shape, class_="whisker")
         drawing.text(width - 4, y, points(bar.value), class_="end strong")
     drawing.line(left, top, left, bottom, "axis")
     return drawing.to_text()

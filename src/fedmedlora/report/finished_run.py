@@ -37,7 +37,7 @@ class Arm(_Stored):
 
 
 class Cohort(_Stored):
-    """Test notes of one hospital, and what they are to the models that are tested on them."""
+    """Test notes of one origin, and what they are to the models that are tested on them."""
 
     name: str
     setting: str

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     )
 
 SETTING_TITLES = {
-    "in-domain": "Hospitals that took part in training",
-    "external": "Held-out hospitals",
+    "in-domain": "In-domain: cohorts of the training sites",
+    "external": "External: held-out cohorts",
 }
 _PLACES = {
-    "in-domain": "the hospitals that took part in training",
-    "external": "the held-out hospitals, from which no model saw a note in training",
+    "in-domain": "the cohorts of the sites that took part in training",
+    "external": "the held-out cohorts, from which no model saw a note in training",
 }
 _MOST_NAMES = 6
 
@@ -43,13 +43,13 @@ def _what_was_done(run: FinishedRun) -> str:
     if sites:
         most = max(record.round_index for record in rounds)
         training = (
-            f" on the notes of {counted(len(sites), 'hospital')}{_names(sites)} "
+            f" on the notes of {counted(len(sites), 'site')}{_names(sites)} "
             f"in {counted(most, 'round')}"
         )
     return (
         f"This study trained adapters of {scores.base_model}{training}, and scored "
         f"{counted(len(scores.arms), 'arm')} on the notes of "
-        f"{counted(len(scores.cohorts), 'hospital')}."
+        f"{counted(len(scores.cohorts), 'cohort')}."
     )
 
 
@@ -62,7 +62,7 @@ def _what_came_out(scores: StudyScores, setting: str, preset: str) -> str:
         return ""
     best = max(candidates, key=lambda row: row.macro_f1)
     documents = sum(c.documents for c in scores.cohorts if c.setting == setting)
-    where = _PLACES.get(setting, f"the hospitals of the setting {setting}")
+    where = _PLACES.get(setting, f"the cohorts of the setting {setting}")
     others = len(candidates) - 1
     kind = "federated arms" if federated else "arms"
     chosen = f" (picked because it is the highest of {others + 1} {kind})" if others else ""

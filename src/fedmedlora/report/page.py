@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fedmedlora.report.finished_run import StudyScores
 
 REPORT, RESULTS_JSON, RESULTS_CSV = "report.html", "results.json", "results.csv"
+_MOST_ROUND_ROWS = 500
 
 PRESET_DEFINITIONS = {
     "strict": "a predicted mention is right if a gold mention has the same label and exactly the "
@@ -91,6 +92,12 @@ def _view(number: int, run: FinishedRun) -> dict[str, Any]:
     presets = tables.presets_of(scores)
     overview = tables.overview(scores)
     ends = [end for comparison in scores.comparisons for end in comparison.ci95]
+    round_rows = [
+        (record, site)
+        for records in tables.rounds_by_arm(run).values()
+        for record in records
+        for site in record.sites
+    ]
     reach = (min([-0.01, *ends]), max([0.01, *ends]))
     return {
         "id": f"run-{number}",
@@ -125,6 +132,7 @@ def _view(number: int, run: FinishedRun) -> dict[str, Any]:
         "site_colours": panels.site_colours(run),
         "weight_colours": panels.weight_colours(run),
         "weight_panels": panels.weight_panels(run),
+        "traffic_colours": panels.TRAFFIC_COLOURS,
         "traffic_panels": panels.traffic_panels(run),
         "cumulative_traffic": panels.cumulative_traffic(run),
         "time_panels": panels.time_panels(run),
@@ -135,6 +143,7 @@ def _view(number: int, run: FinishedRun) -> dict[str, Any]:
             for site, code in record.failed.items()
         ],
         "num_rounds": len(run.rounds),
+        "round_rows": round_rows if len(round_rows) <= _MOST_ROUND_ROWS else [],
         "manifest": _manifest(run),
         "config_text": json.dumps(run.config, indent=2, ensure_ascii=False),
     }

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _CONDITION_COLOURS = {"zero-shot": GREY, "single-site": LIGHT_BLUE, "centralized": DARK}
 _FEDERATED_COLOURS = tuple(c for c in PALETTE if c != LIGHT_BLUE)
-_UP_COLOUR, _DOWN_COLOUR = PALETTE[4], PALETTE[6]
+TRAFFIC_COLOURS = {"up, leaving the sites": PALETTE[4], "down, reaching them": PALETTE[6]}
+_UP_COLOUR, _DOWN_COLOUR = TRAFFIC_COLOURS.values()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,10 +213,8 @@ def traffic_panels(run: FinishedRun) -> list[Panel]:
                 (
                     record.round_index,
                     [
-                        figures.Segment(up, _UP_COLOUR, f"up, {where}: {num_bytes(up)}", "up"),
-                        figures.Segment(
-                            down, _DOWN_COLOUR, f"down, {where}: {num_bytes(down)}", "down"
-                        ),
+                        figures.Segment(up, _UP_COLOUR, f"up, {where}: {num_bytes(up)}"),
+                        figures.Segment(down, _DOWN_COLOUR, f"down, {where}: {num_bytes(down)}"),
                     ],
                 )
             )
@@ -238,7 +237,8 @@ def cumulative_traffic(run: FinishedRun) -> Panel | None:
         full = [(r.round_index, full_model_bytes(r)) for r in records]
         known = [(x, size) for x, size in full if size is not None]
         if full and len(known) == len(full):
-            full_lines.append(figures.Line("whole model", _running(known), DARK, dash=1))
+            whole = [(x, total) for x, total in _running(known) if total > 0]
+            full_lines.append(figures.Line("whole model", whole, DARK, dash=1))
     if not lines:
         return None
     lines += full_lines[:1]

@@ -56,7 +56,7 @@ def in_order(names: Iterable[str], first: Sequence[str]) -> list[str]:
 
 
 def settings_of(scores: StudyScores) -> list[str]:
-    """The settings, held-out hospitals first: they are the harder question."""
+    """The settings, held-out cohorts first: they are the harder question."""
     return in_order((cohort.setting for cohort in scores.cohorts), _SETTING_ORDER)
 
 
