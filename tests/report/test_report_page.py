@@ -178,7 +178,8 @@ def test_cells_that_are_missing_are_shown_as_missing(make_run: MakeRun, scores: 
     ]
     _, page = rendered(make_run(scores))
 
-    assert "not scored" in page.text
+    tips = [word for word in page.words if word.startswith("fedavg: ")]
+    assert len(tips) == 2 * 4  # strict and lenient, on the other four cohorts
     assert ("td", {"class": "none"}) in page.elements
 
 
@@ -188,6 +189,39 @@ def test_a_run_with_nothing_but_arms_has_a_page(make_run: MakeRun, scores: Any) 
 
     assert "no summary" in page.text
     assert "no round was run" in page.text
+
+
+def test_a_single_test_note_gets_no_interval_and_no_verdict(make_run: MakeRun, scores: Any) -> None:
+    for cohort in scores["cohorts"]:
+        if cohort["setting"] == "external":
+            cohort["documents"] = 1
+    for row in (*scores["summary"], *scores["comparisons"]):
+        if row["setting"] == "external":
+            row["ci95"] = [0.12345, 0.12345]
+    _, page = rendered(make_run(scores))
+
+    num_pairs = len([c for c in scores["comparisons"] if c["setting"] == "external"])
+    assert page.text.count("too few notes") == num_pairs
+    assert "12.3 to 12.3" not in page.text
+    assert "nothing can be concluded" in page.text
+    assert "Few test notes." in page.text
+
+
+def test_enough_test_notes_get_no_warning(make_run: MakeRun, scores: Any) -> None:
+    for cohort in scores["cohorts"]:
+        cohort["documents"] = 10
+    _, page = rendered(make_run(scores))
+
+    assert "ew test notes" not in page.text
+    assert "too few notes" not in page.text
+
+
+def test_a_base_model_on_disk_is_named_without_its_folders(make_run: MakeRun, scores: Any) -> None:
+    scores["base_model"] = "/some/where/llama-8b/"
+    _, page = rendered(make_run(scores))
+
+    assert "adapters of llama-8b on" in page.text
+    assert "Base model /some/where/llama-8b/" in page.text  # in the manifest, in full
 
 
 def test_failures_are_listed(make_run: MakeRun) -> None:

@@ -118,3 +118,39 @@ def test_costs_are_sums_over_sites_and_rounds_and_whole_models_need_every_transf
     # Five cohorts, counted once each although there are two presets.
     assert known["extraction_seconds"] == pytest.approx(5 * 2.5 + (10 + 12 + 9 + 14 + 13) / 10)
     assert cost([record(1, 1000), record(2, None)])["full_model_bytes"] is None
+
+
+def test_what_an_arm_without_federation_hands_to_itself_is_no_traffic(make_run: MakeRun) -> None:
+    record = RoundRecord("centralized", 1, ("pool",), bytes_up={"pool": 7}, bytes_down={"pool": 7})
+    run = make_run(rounds=[record])
+    write_report([run])
+
+    (entry,) = json.loads((run / "results.json").read_text("utf-8"))["runs"]
+    (cost,) = [c for c in entry["costs"] if c["arm"] == "centralized"]
+    assert cost["bytes_up"] == cost["bytes_down"] == 0
+    assert ">7 B<" not in (run / "report.html").read_text("utf-8")
+
+
+def test_extraction_times_beside_the_scores_are_read(make_run: MakeRun, scores: Any) -> None:
+    for result in scores["results"]:
+        del result["extraction_seconds"]
+    run = make_run(scores)
+    lines = [{"arm": "fedavg", "cohort": c, "seconds": s} for c, s in (("eye", 2.5), ("icu", 4))]
+    (run / "extraction.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_report([run])
+
+    (entry,) = json.loads((run / "results.json").read_text("utf-8"))["runs"]
+    seconds = {cost["arm"]: cost["extraction_seconds"] for cost in entry["costs"]}
+    assert seconds["fedavg"] == 6.5
+    assert seconds["uniform"] is None
+
+
+def test_the_size_of_the_whole_model_may_stand_in_the_scores(
+    make_run: MakeRun, scores: Any
+) -> None:
+    record = RoundRecord("fedavg", 1, ("icu",), bytes_up={"icu": 7}, bytes_down={"icu": 7})
+    run = make_run(scores | {"full_model_bytes": 500}, rounds=[record])
+    write_report([run])
+
+    (entry,) = json.loads((run / "results.json").read_text("utf-8"))["runs"]
+    assert [c["full_model_bytes"] for c in entry["costs"] if c["arm"] == "fedavg"] == [1000]

@@ -28,10 +28,10 @@ _MOST_LABELLED_LINES = 8
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A score with its interval, under the name of an arm. `value` None: no score."""
+    """A score with its interval, under the name of an arm."""
 
     label: str
-    value: float | None
+    value: float
     ci95: tuple[float, float] | None
     colour: str
 
@@ -58,8 +58,8 @@ class Segment:
 
 def score_bars(bars: Sequence[Bar], *, highest: float, title: str) -> str:
     """Horizontal bars of F1 from 0 to `highest`, with whiskers for the intervals."""
-    labels = [shortened(bar.label, 26) for bar in bars]
-    left = max(text_width(label) for label in labels) + 8
+    labels = [shortened(bar.label, 28) for bar in bars]
+    left = max((text_width(label) for label in labels), default=0.0) + 8
     width, row, top = WIDTH, 24.0, 4.0
     bottom = top + row * len(bars)
     axis = Axis(0, highest, left, width - 46)
@@ -71,9 +71,6 @@ def score_bars(bars: Sequence[Bar], *, highest: float, title: str) -> str:
     for i, (bar, label) in enumerate(zip(bars, labels, strict=True)):
         y = top + row * (i + 0.5)
         drawing.text(left - 6, y, label, class_="end", tip=bar.label)
-        if bar.value is None:
-            drawing.text(left + 4, y, "not scored", class_="faint")
-            continue
         tip = f"{bar.label}: {points(bar.value)}"
         if bar.ci95:
             tip += f" ({interval(bar.ci95)})"

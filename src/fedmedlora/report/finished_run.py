@@ -16,7 +16,7 @@ from fedmedlora.runs.store import ENVIRONMENT, RunStore
 if TYPE_CHECKING:
     from pathlib import Path
 
-SCORES, ROUNDS = "scores.json", "rounds.jsonl"
+SCORES, ROUNDS, EXTRACTION = "scores.json", "rounds.jsonl", "extraction.jsonl"
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -108,7 +108,7 @@ class Comparison(_Stored):
 
 
 class StudyScores(_Stored):
-    """`scores.json`."""
+    """`scores.json`. `full_model_bytes` is what one transfer of the whole model would take."""
 
     version: str
     study: str
@@ -117,11 +117,26 @@ class StudyScores(_Stored):
     base_model: str = "unknown"
     schema_id: str = Field("unknown", alias="schema")
     prompt_format: str = "unknown"
+    full_model_bytes: Count | None = None
     arms: tuple[Arm, ...]
     cohorts: tuple[Cohort, ...]
     results: tuple[Result, ...]
     summary: tuple[SettingScore, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+
+    @property
+    def base_model_name(self) -> str:
+        """The base model as it is named in text: of a folder on disk, the last part."""
+        is_path = self.base_model.startswith(("/", "."))
+        return self.base_model.rstrip("/").rpartition("/")[2] if is_path else self.base_model
+
+
+class ExtractionLine(_Stored):
+    """One line of `extraction.jsonl`: how long an arm took for a cohort."""
+
+    arm: str
+    cohort: str
+    seconds: FiniteFloat
 
 
 class RoundLine(_Stored):
@@ -144,9 +159,6 @@ class RoundLine(_Stored):
     notes: Mapping[str, Any] = {}
 
 
-_ROUND_FIELDS = tuple(RoundLine.model_fields)
-
-
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
     """A run whose scores are there.
@@ -156,6 +168,7 @@ class FinishedRun:
         scores: What `scores.json` says.
         plain_scores: The same, as it was read.
         rounds: Every round of every arm, in the order in which they ended.
+        extraction_seconds: How long each arm took to extract from all its cohorts, if known.
         config: The resolved study configuration.
         config_sha256: Its fingerprint.
         environment: What the run was made with; empty if unknown.
@@ -165,9 +178,15 @@ class FinishedRun:
     scores: StudyScores
     plain_scores: Mapping[str, Any]
     rounds: tuple[RoundRecord, ...]
+    extraction_seconds: Mapping[str, float]
     config: Mapping[str, Any]
     config_sha256: str
     environment: Mapping[str, Any]
+
+    @property
+    def federated_arms(self) -> frozenset[str]:
+        """The arms whose sites exchange adapters; what other arms move is never sent anywhere."""
+        return frozenset(arm.name for arm in self.scores.arms if arm.condition == "federated")
 
 
 def read_finished_run(path: Path) -> FinishedRun:
@@ -190,13 +209,16 @@ def read_finished_run(path: Path) -> FinishedRun:
             f"{store.file(SCORES)}: belongs to another configuration; expected config_sha256 "
             f"{store.config_sha256}, got {scores.config_sha256}. Run the study anew."
         )
-    lines = store.read_json_lines(ROUNDS) if store.has(ROUNDS) else []
     environment = store.read_json(ENVIRONMENT) if store.has(ENVIRONMENT) else {}
     return FinishedRun(
         name=_printable(path.resolve().name),
         scores=scores,
         plain_scores=plain_scores,
-        rounds=_rounds(_printable(lines), store.file(ROUNDS)),
+        rounds=tuple(
+            RoundRecord(**{name: getattr(line, name) for name in RoundLine.model_fields})
+            for line in _lines(store, ROUNDS, RoundLine)
+        ),
+        extraction_seconds=_extraction_seconds(store, scores),
         config=_printable(store.config),
         config_sha256=store.config_sha256,
         environment=_printable(environment) if isinstance(environment, dict) else {},
@@ -206,9 +228,25 @@ def read_finished_run(path: Path) -> FinishedRun:
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def _rounds(lines: list[Any], path: Path) -> tuple[RoundRecord, ...]:
-    checked = [_checked(RoundLine, line, path) for line in lines]
-    return tuple(RoundRecord(**{name: getattr(r, name) for name in _ROUND_FIELDS}) for r in checked)
+def _lines(store: RunStore, name: str, kind: type[_Model]) -> list[_Model]:
+    lines = store.read_json_lines(name) if store.has(name) else []
+    return [_checked(kind, _printable(line), store.file(name)) for line in lines]
+
+
+def _extraction_seconds(store: RunStore, scores: StudyScores) -> dict[str, float]:
+    """By arm; a time that `scores.json` states counts once, not once a preset."""
+    by_cell = {
+        (result.arm, result.cohort): result.extraction_seconds
+        for result in scores.results
+        if result.extraction_seconds is not None
+    }
+    by_cell |= {
+        (line.arm, line.cohort): line.seconds for line in _lines(store, EXTRACTION, ExtractionLine)
+    }
+    totals: dict[str, float] = {}
+    for (arm, _), seconds in by_cell.items():
+        totals[arm] = totals.get(arm, 0.0) + seconds
+    return totals
 
 
 def _checked(kind: type[_Model], data: Any, path: Path) -> _Model:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedmedlora.report.tables import presets_of, settings_of
+from fedmedlora.report.tables import fewest_notes, presets_of, settings_of
 from fedmedlora.report.wording import counted, includes_zero, interval, listed, points
 
 if TYPE_CHECKING:
     from fedmedlora.report.finished_run import (
         Comparison,
         FinishedRun,
-        SettingScore,
         StudyScores,
     )
 
@@ -24,6 +23,7 @@ _PLACES = {
     "external": "the held-out cohorts, from which no model saw a note in training",
 }
 _MOST_NAMES = 6
+TOO_FEW_NOTES = "A cohort with a single test note has no interval, so nothing can be concluded."
 
 
 def headline(run: FinishedRun) -> list[str]:
@@ -36,8 +36,7 @@ def headline(run: FinishedRun) -> list[str]:
 
 def _what_was_done(run: FinishedRun) -> str:
     scores = run.scores
-    federated = {arm.name for arm in scores.arms if arm.condition == "federated"}
-    rounds = [record for record in run.rounds if record.arm in federated]
+    rounds = [record for record in run.rounds if record.arm in run.federated_arms]
     sites = sorted({site for record in rounds for site in record.sites})
     training = ""
     if sites:
@@ -47,7 +46,7 @@ def _what_was_done(run: FinishedRun) -> str:
             f"in {counted(most, 'round')}"
         )
     return (
-        f"This study trained adapters of {scores.base_model}{training}, and scored "
+        f"This study trained adapters of {scores.base_model_name}{training}, and scored "
         f"{counted(len(scores.arms), 'arm')} on the notes of "
         f"{counted(len(scores.cohorts), 'cohort')}."
     )
@@ -66,30 +65,32 @@ def _what_came_out(scores: StudyScores, setting: str, preset: str) -> str:
     others = len(candidates) - 1
     kind = "federated arms" if federated else "arms"
     chosen = f" (picked because it is the highest of {others + 1} {kind})" if others else ""
+    judged = fewest_notes(scores, setting) >= 2
+    sure = f" (95 % interval {interval(best.ci95)})" if best.ci95 and judged else ""
     first = (
         f"On {where} ({counted(documents, 'test note')}), {best.arm}{chosen} reaches "
-        f"a {preset} F1 of {points(best.macro_f1)} points{_in_brackets(best)}."
+        f"a {preset} F1 of {points(best.macro_f1)} points{sure}."
     )
     compared = [
-        _difference(c)
+        _difference(c, judged=judged)
         for c in scores.comparisons
         if (c.setting, c.preset, c.arm) == (setting, preset, best.arm)
         and conditions.get(c.against) != "federated"
     ]
-    return f"{first} That is {listed(compared)}." if compared else first
+    doubt = "" if judged else f" {TOO_FEW_NOTES}"
+    return f"{first} That is {listed(compared)}.{doubt}" if compared else f"{first}{doubt}"
 
 
 def _names(names: list[str]) -> str:
     return f" ({listed(names)})" if len(names) <= _MOST_NAMES else ""
 
 
-def _in_brackets(row: SettingScore) -> str:
-    return f" (95 % interval {interval(row.ci95)})" if row.ci95 else ""
-
-
-def _difference(comparison: Comparison) -> str:
+def _difference(comparison: Comparison, *, judged: bool) -> str:
     """Such as `20.0 points above zero-shot (12.0 to 28.0)`."""
     size = points(abs(comparison.difference))
     side = "above" if comparison.difference >= 0 else "below"
+    difference = f"{size} points {side} {comparison.against}"
+    if not judged:
+        return difference
     doubt = ": includes 0, so no clear difference" if includes_zero(comparison.ci95) else ""
-    return f"{size} points {side} {comparison.against} ({interval(comparison.ci95)}{doubt})"
+    return f"{difference} ({interval(comparison.ci95)}{doubt})"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 REPORT, RESULTS_JSON, RESULTS_CSV = "report.html", "results.json", "results.csv"
 _MOST_ROUND_ROWS = 500
+_FEW_NOTES = 10
 
 PRESET_DEFINITIONS = {
     "strict": "a predicted mention is right if a gold mention has the same label and exactly the "
@@ -105,6 +106,8 @@ def _view(number: int, run: FinishedRun) -> dict[str, Any]:
         "scores": scores,
         "config_sha256": run.config_sha256,
         "created": str(run.environment.get("created_utc", ""))[:10],
+        "judged": {s: tables.fewest_notes(scores, s) >= 2 for s in tables.settings_of(scores)},
+        "small_cohorts": [c.name for c in scores.cohorts if c.documents < _FEW_NOTES],
         "artificial": _is_artificial(run.config),
         "headline": headline(run),
         "presets": presets,
@@ -231,7 +234,7 @@ def _section(table: Mapping[str, Any], key: str) -> str:
 
 
 def _pairs(table: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in table.items())
+    return ", ".join(f"{key} {value}" for key, value in table.items() if value is not None)
 
 
 def _across(runs: Sequence[FinishedRun]) -> dict[str, Any]:

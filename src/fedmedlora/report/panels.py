@@ -14,7 +14,7 @@ from fedmedlora.report.tables import (
     results_by_cell,
     rounds_by_arm,
 )
-from fedmedlora.report.wording import byte_unit, duration, num_bytes, points
+from fedmedlora.report.wording import byte_unit, counted, duration, num_bytes, points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -78,7 +78,7 @@ def weight_colours(run: FinishedRun) -> dict[str, str]:
 
 
 def cohort_panels(run: FinishedRun, preset: str) -> list[Panel]:
-    """For each cohort the F1 of every arm; all panels have the same axis."""
+    """For each cohort the F1 of the arms tested on it; all panels have the same axis."""
     results = results_by_cell(run.scores)
     colours = arm_colours(run)
     micro = [row.scores.micro for row in run.scores.results if row.preset == preset]
@@ -89,12 +89,13 @@ def cohort_panels(run: FinishedRun, preset: str) -> list[Panel]:
         bars = []
         for arm in run.scores.arms:
             row = results.get((arm.name, cohort.name, preset))
-            score = row.scores.micro if row else None
-            value, ci95 = (score.f1, score.f1_ci95) if score else (None, None)
-            bars.append(figures.Bar(arm.name, value, ci95, colours[arm.name]))
+            if row is not None:
+                score = row.scores.micro
+                ci95 = score.f1_ci95 if cohort.documents > 1 else None
+                bars.append(figures.Bar(arm.name, score.f1, ci95, colours[arm.name]))
         title = f"{preset} F1 of every arm on {cohort.name}"
         svg = figures.score_bars(bars, highest=highest, title=title)
-        note = f"{cohort.setting}, {cohort.documents} notes"
+        note = f"{cohort.setting}, {counted(cohort.documents, 'note')}"
         panels.append(Panel(cohort.name, svg, note))
     return panels
 
@@ -234,14 +235,15 @@ def cumulative_traffic(run: FinishedRun) -> Panel | None:
         if sums and sums[-1][1] > 0:
             moved = [(x, total) for x, total in sums if total > 0]
             lines.append(figures.Line(arm, moved, colours.get(arm, DARK), dash=i))
-        full = [(r.round_index, full_model_bytes(r)) for r in records]
+        full = [(r.round_index, full_model_bytes(run, r)) for r in records]
         known = [(x, size) for x, size in full if size is not None]
         if full and len(known) == len(full):
             whole = [(x, total) for x, total in _running(known) if total > 0]
             full_lines.append(figures.Line("whole model", whole, DARK, dash=1))
     if not lines:
         return None
-    lines += full_lines[:1]
+    # Of several, the arm in which no site failed.
+    lines += sorted(full_lines, key=lambda line: line.points[-1][1] if line.points else 0)[-1:]
     values = [value for line in lines for _, value in line.points]
     svg = figures.round_lines(
         lines,
@@ -289,8 +291,8 @@ def time_panels(run: FinishedRun) -> list[Panel]:
 
 
 def _federated_rounds(run: FinishedRun) -> dict[str, list[RoundRecord]]:
-    federated = {arm.name for arm in run.scores.arms if arm.condition == "federated"}
-    return {arm: records for arm, records in rounds_by_arm(run).items() if arm in federated}
+    by_arm = rounds_by_arm(run)
+    return {arm: records for arm, records in by_arm.items() if arm in run.federated_arms}
 
 
 def _moved(record: RoundRecord) -> int:

@@ -115,6 +115,11 @@ def comparisons_by_pair(
     return pairs
 
 
+def fewest_notes(scores: StudyScores, setting: str) -> int:
+    """Test notes of the smallest cohort of the setting; of one note there is no interval."""
+    return min((c.documents for c in scores.cohorts if c.setting == setting), default=0)
+
+
 def results_by_cell(scores: StudyScores) -> dict[tuple[str, str, str], Result]:
     """Results by arm, cohort and preset."""
     return {(row.arm, row.cohort, row.preset): row for row in scores.results}
@@ -163,9 +168,9 @@ def rounds_by_arm(run: FinishedRun) -> dict[str, list[RoundRecord]]:
     return by_arm
 
 
-def full_model_bytes(record: RoundRecord) -> int | None:
+def full_model_bytes(run: FinishedRun, record: RoundRecord) -> int | None:
     """What the round had moved, had each transfer been the whole model; None if unknown."""
-    size = record.notes.get("full_model_bytes")
+    size = record.notes.get("full_model_bytes", run.scores.full_model_bytes)
     if not isinstance(size, int) or size <= 0:
         return None
     return size * (len(record.bytes_up) + len(record.bytes_down))
@@ -174,14 +179,11 @@ def full_model_bytes(record: RoundRecord) -> int | None:
 def arm_costs(run: FinishedRun) -> list[ArmCost]:
     """Time and bytes of every arm that was trained or that extracted anything."""
     by_arm = rounds_by_arm(run)
-    extraction: dict[str, dict[str, float]] = {}
-    for row in run.scores.results:
-        if row.extraction_seconds is not None:  # the same for every preset
-            extraction.setdefault(row.arm, {})[row.cohort] = row.extraction_seconds
     costs = []
-    for arm in in_order((*by_arm, *extraction), arm_names(run.scores)):
+    for arm in in_order((*by_arm, *run.extraction_seconds), arm_names(run.scores)):
         records = by_arm.get(arm, [])
-        full = [full_model_bytes(record) for record in records]
+        sent = records if arm in run.federated_arms else []
+        full = [full_model_bytes(run, record) for record in sent]
         known = [size for size in full if size is not None]
         costs.append(
             ArmCost(
@@ -189,10 +191,10 @@ def arm_costs(run: FinishedRun) -> list[ArmCost]:
                 num_rounds=len(records),
                 seconds=sum(record.elapsed_seconds for record in records),
                 site_seconds=sum(sum(record.site_seconds.values()) for record in records),
-                bytes_up=sum(sum(record.bytes_up.values()) for record in records),
-                bytes_down=sum(sum(record.bytes_down.values()) for record in records),
-                full_model_bytes=sum(known) if records and len(known) == len(full) else None,
-                extraction_seconds=sum(extraction[arm].values()) if arm in extraction else None,
+                bytes_up=sum(sum(record.bytes_up.values()) for record in sent),
+                bytes_down=sum(sum(record.bytes_down.values()) for record in sent),
+                full_model_bytes=sum(known) if sent and len(known) == len(full) else None,
+                extraction_seconds=run.extraction_seconds.get(arm),
             )
         )
     return costs
