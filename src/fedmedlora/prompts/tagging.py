@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fedmedlora.prompts.format import TagFormat
     from fedmedlora.prompts.pieces import Piece
 
-# An answer with more ambiguous places than this is read greedily from there on.
+# Of an answer with more dead ends than this, what was read up to the furthest place counts.
 _MAX_RETRIES = 2_000
 
 
@@ -28,8 +28,9 @@ def placeable(
     Entities count as the window's when they overlap it. Among overlapping ones the longest wins;
     equally long ones go by position, then by the order of `labels`. Pieces count from the window.
     """
-    starts = {window.start + piece.core_start for piece in pieces}
-    ends = {window.start + piece.end for piece in pieces}
+    words = [piece for piece in pieces if piece.core_start < piece.end]
+    starts = {window.start + piece.core_start for piece in words}
+    ends = {window.start + piece.end for piece in words}
     order = {label: index for index, label in enumerate(labels)}
     here = [e for e in entities if e.label in order and e.cover.overlaps(window)]
     here.sort(key=lambda e: (-(e.end - e.start), e.start, order[e.label], e.id))

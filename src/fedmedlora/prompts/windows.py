@@ -23,7 +23,8 @@ class Window:
     """A stretch that the model reads, and the part of it that it answers for.
 
     The `core` spans of a note's windows partition the note: an entity found in two overlapping
-    windows is kept from the one whose core holds its start.
+    windows is kept from the one whose core holds its start. Cores meet in the middle of an overlap,
+    so that an entity near the end of a window comes from the window that sees it whole.
     """
 
     span: Span
@@ -91,14 +92,17 @@ def _cut_sentence(
         while last + 1 < len(pieces) and used + sizes[last + 1] <= budget:
             last += 1
             used += sizes[last]
-        end = sentence.start + pieces[last].end
         start = sentence.start + pieces[first].start
-        found.append(Window(Span(start, end), Span(core_start, end)))
-        core_start = end
-        # Step back for context, but always leave room for at least one new piece.
-        first, context = last + 1, 0
-        room = budget - (sizes[last + 1] if last + 1 < len(pieces) else 0)
-        while first > 0 and context + sizes[first - 1] <= min(overlap, room):
-            first -= 1
-            context += sizes[first]
+        end = sentence.start + pieces[last].end
+        core_end = end
+        if last + 1 < len(pieces):
+            # Step back for context, but always leave room for at least one new piece.
+            first, context = last + 1, 0
+            room = budget - sizes[last + 1]
+            while first > 0 and context + sizes[first - 1] <= min(overlap, room):
+                first -= 1
+                context += sizes[first]
+            core_end = sentence.start + pieces[(first + last + 1) // 2].start
+        found.append(Window(Span(start, end), Span(core_start, core_end)))
+        core_start = core_end
     return found
