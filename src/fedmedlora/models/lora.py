@@ -70,6 +70,9 @@ class LoRAModel:
     """One base model with one set of LoRA matrices, whose values are swapped, never the model.
 
     The base stays frozen in its dtype; the LoRA matrices are float32 masters.
+
+    Raises:
+        AdapterMismatchError: The spec targets the output layer.
     """
 
     def __init__(self, base: BaseModel, spec: AdapterSpec) -> None:
@@ -82,7 +85,7 @@ class LoRAModel:
             bias="none",
             task_type="CAUSAL_LM",
         )
-        self.spec = spec
+        self.spec = spec.with_dtype("float32")
         with warnings.catch_warnings():
             # peft asks transformers for an attribute by its old name
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
@@ -94,6 +97,11 @@ class LoRAModel:
             for name, module in self.peft.named_modules()
             if isinstance(module, LoraLinear)
         }
+        if self.peft.get_output_embeddings() in self._layers.values():
+            raise AdapterMismatchError(
+                f"{base.name}: LoRA on the output layer is not supported, because losses and "
+                "choices read its frozen weight. Take it out of lora.target_modules."
+            )
         for layer in self._layers.values():
             layer.lora_A[_NAME].float()
             layer.lora_B[_NAME].float()
@@ -122,8 +130,13 @@ class LoRAModel:
         """Take over an adapter's values.
 
         Raises:
-            AdapterMismatchError: Its modules or shapes are not this model's.
+            AdapterMismatchError: Its scaling, modules or shapes are not this model's.
         """
+        if adapter.spec.scaling != self.spec.scaling:
+            raise AdapterMismatchError(
+                f"adapter for {adapter.spec.base_model}: expected the scaling "
+                f"{self.spec.scaling:g}, got {adapter.spec.scaling:g}."
+            )
         if set(adapter.pairs) != set(self._layers):
             raise AdapterMismatchError(
                 f"adapter for {adapter.spec.base_model}: its modules are not those of "
