@@ -35,10 +35,13 @@ class LocalSettings:
 
 @dataclass(frozen=True, slots=True)
 class LocalResult:
-    """The trained adapter and what the round cost. `train_loss` is per completion token."""
+    """The trained adapter and what the round cost.
+
+    `train_loss` is per completion token; None if the plan asked for no step.
+    """
 
     adapter: AdapterState
-    train_loss: float
+    train_loss: float | None
     num_steps: int
     num_examples: int
     num_tokens: int
@@ -95,7 +98,7 @@ def train_locally(
         observer.advance(batch.num_tokens, loss=float(loss.detach()))
     return LocalResult(
         model.state(),
-        loss_sum / num_targets,
+        loss_sum / num_targets if num_targets else None,
         len(batches),
         sum(len(indices) for indices in batches),
         num_tokens,

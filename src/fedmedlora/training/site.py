@@ -65,10 +65,12 @@ class LocalSite:
         digest = hashlib.sha256(repr((self.name, self._settings)).encode())
         digest.update(self._model.base.fingerprint.encode())
         for task, data in sorted(self.data.items()):
+            digest.update(f"{task}:{data.num_documents}".encode())
             for split in (data.train, data.validation):
-                digest.update(f"{task}:{len(split)}".encode())
+                digest.update(f":{len(split)}".encode())
                 for example in split:
-                    digest.update(repr((example.token_ids, example.num_prompt_tokens)).encode())
+                    fields = (example.token_ids, example.num_prompt_tokens, example.num_entities)
+                    digest.update(repr(fields).encode())
         return digest.hexdigest()
 
     def handle(self, request: Request) -> Reply:
