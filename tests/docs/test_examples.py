@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedmedlora.corpora.synthetic import FIVE
-from fedmedlora.study.config import load_study
+from fedmedlora.study.study_file import load_study
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))

@@ -10,7 +10,7 @@ import pytest
 
 from fedmedlora.cli.app import app
 from fedmedlora.cli.console import run_app
-from fedmedlora.study.config import load_study
+from fedmedlora.study.study_file import load_study
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")

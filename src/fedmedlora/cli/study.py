@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,7 +34,7 @@ def check(study: Study, overrides: Overrides = None, as_json: AsJson = False) ->
     """Find all faults of a study at once, and estimate its time, memory, disk and traffic."""
     from fedmedlora.cli.progress import ConsoleObserver
     from fedmedlora.study.check import check_study, plan_lines
-    from fedmedlora.study.config import load_study
+    from fedmedlora.study.study_file import load_study
 
     config = load_study(study, overrides or [])
     with ConsoleObserver() as observer:
@@ -54,7 +55,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a study from the start; the last line printed is the run directory."""
-    from fedmedlora.study.config import load_study
+    from fedmedlora.study.study_file import load_study
 
     config = load_study(study, overrides or [])
 
@@ -76,8 +77,7 @@ def resume(
     def task(observer: Observer, started: Started) -> RunStore:
         from fedmedlora.study.run import resume_study
 
-        started(directory)
-        return resume_study(directory, observer)
+        return resume_study(directory, observer, started)
 
     _work(task, as_json)
 
@@ -97,7 +97,8 @@ def _work(task: Callable[[Observer, Started], RunStore], as_json: bool) -> None:
             observer.message(f"report: {page}")
     except BaseException:
         if places:
-            typer.echo(f"To go on: fedmedlora study resume {places[0]}", err=True)
+            place = shlex.quote(str(places[0]))
+            typer.echo(f"To go on: fedmedlora study resume {place}", err=True)
         raise
     if as_json:
         print_json({"run": str(store.path), "report": str(page)})

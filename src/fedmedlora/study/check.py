@@ -36,7 +36,7 @@ def check_study(config: StudyConfig, observer: Observer) -> dict[str, Any]:
     config = resolve(config, observer)
     prepared = prepare(config, observer)
     arms = arms_of(config)
-    tokens = training_tokens(prepared, arms)
+    tokens = sum(sum(rounds) for rounds in training_tokens(prepared, arms).values())
     characters = extraction_characters(config, prepared.notes, arms)
     observer.message("measuring the speed of training and extraction")
     token_rate, character_rate = _training_rate(prepared), _extraction_rate(prepared)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedmedlora.aggregation.fedavg import FedAvgConfig
-from fedmedlora.study.config import strategy_arm
 
 if TYPE_CHECKING:
     from fedmedlora.aggregation import StrategyConfig
@@ -59,6 +58,13 @@ def arms_of(config: StudyConfig) -> list[Arm]:
         Arm(strategy_arm(strategy), "federated", names, strategy) for strategy in config.strategies
     ]
     return arms
+
+
+def strategy_arm(strategy: StrategyConfig) -> str:
+    """The arm's name: the strategy's, its mode, and what else differs from the default."""
+    options = strategy.model_dump(exclude={"name", "mode"}, exclude_defaults=True)
+    mode = getattr(strategy, "mode", None)
+    return "-".join([strategy.name, *([mode] if mode else []), *map(str, options.values())])
 
 
 def tested_on(arm: Arm, cohort: Cohort, config: StudyConfig) -> bool:

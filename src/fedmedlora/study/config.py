@@ -1,25 +1,21 @@
-"""Every setting of a study: one TOML file, checked as a whole before anything is written."""
+"""Every setting of a study, with its default."""
 
 from __future__ import annotations
 
-import re
-import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from fedmedlora.aggregation import StrategyConfig
-from fedmedlora.core.errors import ConfigError
 
 Name = str
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Config(BaseModel):
     """A part of the study file; unknown keys are faults."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(Config):
@@ -54,7 +50,7 @@ class LoraConfig(Config):
     rank: PositiveInt = 16
     alpha: PositiveFloat = 64.0
 
-    target_modules: tuple[str, ...] | None = None
+    target_modules: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Names of the adapted linear modules; none: those of the catalog, else all seven of Llama."""
 
 
@@ -117,7 +113,7 @@ class CorpusConfig(Config):
     name: Name
     corpus: Path
 
-    labels: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Entity labels in question; none: those that the corpus card says were annotated."""
 
 
@@ -144,7 +140,9 @@ class ArmsConfig(Config):
 class EvaluationConfig(Config):
     """Extraction and scoring."""
 
-    presets: tuple[Literal["strict", "lenient"], ...] = ("strict", "lenient")
+    presets: tuple[Literal["strict", "lenient"], ...] = Field(
+        default=("strict", "lenient"), min_length=1
+    )
 
     max_characters: PositiveInt | None = None
     """Budget of a cohort's test notes, by a seeded draw of whole notes; none: all."""
@@ -188,125 +186,3 @@ class StudyConfig(Config):
     def path_of(self, corpus: CorpusConfig) -> Path:
         """Where a corpus is."""
         return self.data.root / corpus.corpus
-
-
-def load_study(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> StudyConfig:
-    """The study in a TOML file, with `KEY=VALUE` overrides.
-
-    `data.root` is resolved: relative to the file where the file says it, to the working directory
-    where an override does.
-
-    Raises:
-        ConfigError: The file or an override is wrong; carries all faults, one a line.
-    """
-    try:
-        with path.open("rb") as file:
-            values = tomllib.load(file)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML ({error}).") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
-    data = values.setdefault("data", {})
-    if isinstance(data, dict):
-        root = data.get("root", ".")
-        if isinstance(root, str):
-            data["root"] = str((path.resolve().parent / root).resolve())
-    faults = [fault for text in overrides if (fault := _override(values, text))]
-    return parse_study(values, str(path), faults)
-
-
-def parse_study(values: dict[str, Any], where: str, faults: list[str] | None = None) -> StudyConfig:
-    """The study in plain values; `faults` found so far are reported together with new ones.
-
-    Raises:
-        ConfigError: There are faults.
-    """
-    faults = list(faults or [])
-    config: StudyConfig | None = None
-    try:
-        config = StudyConfig.model_validate(values)
-    except ValidationError as error:
-        for fault in error.errors(include_url=False, include_context=False, include_input=False):
-            key = ".".join(str(part) for part in fault["loc"])
-            hint = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
-            faults.append(f"{where}: {key}: {hint}.")
-    if config is not None:
-        faults += [f"{where}: {fault}" for fault in _contradictions(config)]
-    if faults or config is None:
-        raise ConfigError("\n".join(faults))
-    return config
-
-
-def _contradictions(config: StudyConfig) -> list[str]:
-    """What single fields cannot say."""
-    names = [corpus.name for corpus in (*config.sites, *config.cohorts)]
-    faults = [
-        f"name {name!r}: expected letters, digits, '.', '_', '-', at most 64."
-        for name in (config.name, *names)
-        if not _NAME.fullmatch(name)
-    ]
-    faults += [f"name {name!r} is used for more than one site or cohort." for name in _twice(names)]
-    shares = config.split.train + config.split.validation + config.split.test
-    if abs(shares - 1) > 1e-6:
-        faults.append(f"split: the shares add up to {shares:g}; expected 1.")
-    arms = [strategy_arm(strategy) for strategy in config.strategies]
-    faults += [f"strategies: {arm} is listed more than once." for arm in _twice(arms)]
-    if config.server_notes is None:
-        faults += [
-            f"strategies: {strategy.name} weighs sites by validation loss at the server; "
-            "expected [server_notes], got none. Add it, or choose fedavg or uniform."
-            for strategy in config.strategies
-            if strategy.build().needs_scorer
-        ]
-    else:
-        sites = {site.name for site in config.sites}
-        faults += [
-            f"server_notes.sites: {name!r} is not a training site."
-            for name in config.server_notes.sites
-            if name not in sites
-        ]
-    if config.federation.min_sites and config.federation.min_sites > len(config.sites):
-        faults.append("federation.min_sites: more than there are sites.")
-    return faults
-
-
-def _twice(names: list[str]) -> list[str]:
-    return sorted({name for name in names if names.count(name) > 1})
-
-
-def strategy_arm(strategy: StrategyConfig) -> str:
-    """The arm's name: the strategy's, with the option that sets it apart."""
-    mode = getattr(strategy, "mode", None)
-    if mode is not None:
-        return f"{strategy.name}-{mode}"
-    size = getattr(strategy, "size", "tokens")
-    return strategy.name if size == "tokens" else f"{strategy.name}-{size}"
-
-
-def _override(values: dict[str, Any], text: str) -> str | None:
-    """Set one `a.b.0.c=VALUE` in place; the fault if that cannot be done."""
-    key, equals, raw = text.partition("=")
-    if not equals or not key:
-        return f"--set {key}: expected KEY=VALUE."
-    try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = raw
-    if key == "data.root":
-        value = str(Path(str(value)).expanduser().resolve())
-    *parents, last = key.split(".")
-    place: Any = values
-    for part in parents:
-        if isinstance(place, list) and part.isdigit() and int(part) < len(place):
-            place = place[int(part)]
-        elif isinstance(place, dict):
-            place = place.setdefault(part, {})
-        else:
-            return f"--set {key}: there is no {part!r} in the study file."
-    if isinstance(place, dict):
-        place[last] = value
-        return None
-    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
-        place[int(last)] = value
-        return None
-    return f"--set {key}: there is no such key in the study file."

@@ -10,7 +10,7 @@ from fedmedlora.core.errors import ConfigError, CorpusError
 from fedmedlora.core.schema import TaskSchema, default_schema
 from fedmedlora.core.seeds import derive_seed, python_rng
 from fedmedlora.corpora.open_corpus import load_corpus
-from fedmedlora.corpora.split import split_documents
+from fedmedlora.corpora.split import patient_of, split_documents
 from fedmedlora.training.batches import (
     EncodedExample,
     encode_example,
@@ -70,8 +70,9 @@ def load_notes(config: StudyConfig) -> StudyNotes:
     """The notes that a study names, split and budgeted.
 
     Raises:
-        ConfigError: A corpus is missing or broken, a label is not in the schema, or a site has no
-            notes to train on; carries all faults, one a line.
+        ConfigError: A corpus is missing or broken, a label is not in the schema, or a site has too
+            few notes to train on, to test on or to give to the server; carries all faults, one a
+            line.
     """
     schema = default_schema()
     faults: list[str] = []
@@ -86,18 +87,14 @@ def load_notes(config: StudyConfig) -> StudyNotes:
         shares = config.split.model_dump()
         splits = split_documents(documents, shares, derive_seed(config.seed, "split", corpus.name))
         site = SiteNotes(corpus.name, labels, *(tuple(splits[name]) for name in shares))
-        if not any(e.label in labels for document in site.train for e in document.entities):
-            faults.append(
-                f"site {corpus.name}: has no training note with an annotated entity; expected at "
-                f"least one among {len(documents)} notes. Check the corpus and split.train."
-            )
+        faults += _lacks(config, site)
         sites.append(site)
-        _hash(digest, documents)
+        _hash(digest, site.name, labels, documents)
     for corpus in config.cohorts:
         loaded = _read(corpus, config.path_of(corpus), schema, faults)
         if loaded is not None:
             external.append(_cohort(config, corpus.name, "external", loaded[1], loaded[0]))
-            _hash(digest, loaded[0])
+            _hash(digest, corpus.name, loaded[1], loaded[0])
     if faults:
         raise ConfigError("\n".join(faults))
     in_domain = [_cohort(config, s.name, "in-domain", s.labels, s.test) for s in sites]
@@ -189,7 +186,31 @@ def _read(
         faults.append(f"{corpus.name}: annotates none of {', '.join(schema.entity_labels)}.")
     if not loaded.documents:
         faults.append(f"{corpus.name}: holds no notes.")
+        return None
     return loaded.documents, labels
+
+
+def _lacks(config: StudyConfig, site: SiteNotes) -> list[str]:
+    """Splits of the site that are too small for the study."""
+    total = len(site.train) + len(site.validation) + len(site.test)
+    faults = []
+    if not any(e.label in site.labels for document in site.train for e in document.entities):
+        faults.append(
+            f"site {site.name}: has no training note with an annotated entity; expected at least "
+            f"one among {total} notes. Check the corpus and split.train."
+        )
+    if not site.test:
+        faults.append(
+            f"site {site.name}: has no test note; expected at least one of {total} notes. "
+            "Check the corpus and split.test."
+        )
+    server = config.server_notes
+    if server and not site.validation and (not server.sites or site.name in server.sites):
+        faults.append(
+            f"site {site.name}: has no validation note to give to the server; expected at least "
+            f"one of {total} notes. Check split.validation, or name other server_notes.sites."
+        )
+    return faults
 
 
 def _cohort(
@@ -214,6 +235,11 @@ def _cohort(
     return Cohort(name, setting, labels, tuple(drawn))
 
 
-def _hash(digest: hashlib._Hash, documents: Iterable[Document]) -> None:
+def _hash(
+    digest: hashlib._Hash, name: str, labels: tuple[str, ...], documents: Iterable[Document]
+) -> None:
+    """Take up all that decides splits, examples and gold."""
+    digest.update(repr((name, labels)).encode())
     for document in documents:
-        digest.update(repr((document.id, document.text, document.entities)).encode())
+        patient = patient_of(document)
+        digest.update(repr((document.id, document.text, document.entities, patient)).encode())

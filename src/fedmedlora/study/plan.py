@@ -17,16 +17,20 @@ if TYPE_CHECKING:
     from fedmedlora.study.prepare import Prepared
 
 
-def training_tokens(prepared: Prepared, arms: Sequence[Arm]) -> float:
-    """Tokens that the arms train on, work that is shared between arms counted once."""
-    rounds = prepared.config.federation.rounds
-    first_done: set[str] = set()
-    total = 0.0
+def training_tokens(prepared: Prepared, arms: Sequence[Arm]) -> dict[str, list[float]]:
+    """Tokens that are trained on, by arm and round.
+
+    A site's first round is the same in all arms; it is counted in the first of them.
+    """
+    later_rounds = prepared.config.federation.rounds - 1
+    done: set[str] = set()
+    tokens: dict[str, list[float]] = {}
     for arm in arms:
-        for site in arm.sites:
-            total += prepared.round_tokens(site) * (rounds - (site in first_done))
-            first_done.add(site)
-    return total
+        by_site = {site: prepared.round_tokens(site) for site in arm.sites}
+        first = sum(by_site[site] for site in arm.sites if site not in done)
+        tokens[arm.name] = [first, *[sum(by_site.values())] * later_rounds] if by_site else []
+        done.update(arm.sites)
+    return tokens
 
 
 def extraction_characters(config: StudyConfig, notes: StudyNotes, arms: Sequence[Arm]) -> int:
@@ -39,21 +43,20 @@ class TimeLeft:
 
     def __init__(self, prepared: Prepared, arms: Sequence[Arm], observer: Observer) -> None:
         self._observer = observer
+        self.tokens_by_round = training_tokens(prepared, arms)
         self._todo = {
-            "training": training_tokens(prepared, arms),
+            "training": sum(sum(rounds) for rounds in self.tokens_by_round.values()),
             "extraction": float(extraction_characters(prepared.config, prepared.notes, arms)),
         }
         self._done = {"training": 0.0, "extraction": 0.0}
         self._seconds = {"training": 0.0, "extraction": 0.0}
 
     def phrase(self) -> str:
-        """`, about 12 min left`, as soon as both speeds are known; else nothing."""
-        if not all(self._done.values()):
+        """`, about 12 min left` once the speed of all kinds of work left is known; else nothing."""
+        kinds = [kind for kind, amount in self._todo.items() if amount >= 1]
+        if not all(self._done[kind] for kind in kinds):
             return ""
-        left = sum(
-            max(0.0, self._todo[kind]) * self._seconds[kind] / self._done[kind]
-            for kind in self._todo
-        )
+        left = sum(self._todo[kind] * self._seconds[kind] / self._done[kind] for kind in kinds)
         return f", about {max(1, round(left / 60))} min left"
 
     def training(self, title: str, total: float) -> Meter:
@@ -109,11 +112,11 @@ class Meter:
         self._last = now
         self._observer.advance(amount, **figures)
 
-    def skip(self, amount: float) -> None:
-        """`amount` units were done before."""
+    def skip(self, amount: float, planned: float) -> None:
+        """`amount` units were done before; the plan held `planned` of them as work to do."""
         if amount:
             self._last = time.perf_counter()
-            self._parent.drop(self._kind, amount * self._scale)
+            self._parent.drop(self._kind, planned * self._scale)
             self._observer.advance(amount)
 
     def message(self, text: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from fedmedlora.core.errors import ConfigError
 from fedmedlora.models.catalog import ALL_LINEAR, PRESETS
 from fedmedlora.models.dtype import choose_dtype
 from fedmedlora.models.load import BaseModel, load_base
@@ -52,6 +54,9 @@ def resolve(config: StudyConfig, observer: Observer) -> StudyConfig:
     Number type and threads decide the last bits of a result; a resumed run must keep them.
     """
     model = config.model
+    if Path(model.base).expanduser().exists() and model.base not in PRESETS:
+        # As the corpora: a run can be resumed from any working directory.
+        model = model.model_copy(update={"base": str(Path(model.base).expanduser().resolve())})
     if model.dtype == "auto":
         choice = choose_dtype()
         observer.message(f"number type {choice.reason}")
@@ -89,6 +94,11 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
     )
     model = LoRAModel(base, initial.spec)
     data = {s.name: site_examples(config, s, tags, base.tokenizer) for s in notes.sites}
+    if idle := [name for name, examples in data.items() if not examples.train]:
+        raise ConfigError(
+            f"sites {', '.join(idle)}: no training example is left; expected at least one. "
+            "Raise training.negatives, or check the annotations."
+        )
     training = config.training
     return Prepared(
         config=config,

@@ -7,32 +7,35 @@ that is killed in the middle of a round finds the sites that were ready.
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from fedmedlora.adapters.codec import FP32
 from fedmedlora.adapters.exchange import SiteUpdate, Train, decode, encode
-from fedmedlora.core.errors import FedMedLoRAError
+from fedmedlora.core.errors import FedMedLoRAError, RunStoreError
 from fedmedlora.runs import atomic
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from fedmedlora.adapters.exchange import Reply, Request
-    from fedmedlora.core.records import Observer
     from fedmedlora.training.site import LocalSite
 
 
 class ReusingSite:
-    """A site that keeps its updates in a folder of its own and answers from it."""
+    """A site that keeps its updates in a folder of its own and answers from it.
+
+    `reused` is called where an answer was there already.
+    """
 
     def __init__(
-        self, site: LocalSite, folder: Path, num_tokens: float, observer: Observer
+        self, site: LocalSite, folder: Path, reused: Callable[[], None] = lambda: None
     ) -> None:
         self._site = site
         self._folder = folder / site.name
         self._fingerprint = site.fingerprint()
-        self._num_tokens = num_tokens
-        self._observer = observer
+        self._reused = reused
 
     def handle(self, request: Request) -> Reply:
         """The kept update, or the site's own answer, which is then kept."""
@@ -42,11 +45,13 @@ class ReusingSite:
         path = self._folder / f"round-{request.plan.round_index:03d}-{key}.update"
         kept = _read(path)
         if kept is not None:
-            self._observer.advance(self._num_tokens)
+            self._reused()
             return kept
         update = self._site.handle(request)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        atomic.write_file(path, lambda target: _write(target, encode(update, FP32)))
+        # A full disk must not look like a fault of the site. Keeping only saves time, and saving
+        # the round will say that the disk is full.
+        with suppress(RunStoreError):
+            atomic.write_file(path, lambda target: _write(target, encode(update, FP32)))
         return update
 
     def forget(self, round_index: int) -> None:

@@ -21,10 +21,10 @@ from fedmedlora.runs.audit import AuditLog
 from fedmedlora.runs.store import RunStore
 from fedmedlora.study.compare import Cell, score_cell, scores_json
 from fedmedlora.study.conditions import Arm, arms_of, tested_on
-from fedmedlora.study.config import StudyConfig, parse_study
-from fedmedlora.study.plan import TimeLeft
+from fedmedlora.study.plan import Meter, TimeLeft
 from fedmedlora.study.prepare import Prepared, prepare, resolve
 from fedmedlora.study.reuse import ReusingSite
+from fedmedlora.study.study_file import parse_study
 from fedmedlora.training.site import LocalSite
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fedmedlora.core.example import Task
     from fedmedlora.core.records import Observer, RoundRecord
     from fedmedlora.evaluation.scores import DocumentCounts
+    from fedmedlora.study.config import StudyConfig
     from fedmedlora.study.data import Cohort
     from fedmedlora.training.site import TaskData
 
@@ -60,23 +61,27 @@ def start_study(
     config = resolve(config, observer)
     prepared = prepare(config, observer)
     store = RunStore.create(out, config.model_dump(mode="json"), config.name)
-    store.write_json(INPUTS, _inputs(prepared))
     started(store.path)
     with store.lock():
+        store.write_json(INPUTS, _inputs(prepared))
         _Run(prepared, store, observer).finish()
     return store
 
 
-def resume_study(path: Path, observer: Observer) -> RunStore:
+def resume_study(
+    path: Path, observer: Observer, started: Callable[[Path], None] = lambda _: None
+) -> RunStore:
     """The run at `path`, finished; what it had done already is not done again.
+
+    `started` is told the directory once it is known that the run can be gone on with.
 
     Raises:
         RunStoreError: It is no run, damaged, in use, or its notes or base model have changed.
         FedMedLoRAError: As for `start_study`.
     """
     store = RunStore.open(path)
-    prepared = prepare(parse_study(dict(store.config), str(path / "config.json")), observer)
     with store.lock():
+        prepared = prepare(parse_study(dict(store.config), str(path / "config.json")), observer)
         if not store.has(INPUTS):  # killed between two writes, before any work
             store.write_json(INPUTS, _inputs(prepared))
         saved, found = store.read_json(INPUTS), _inputs(prepared)
@@ -86,6 +91,7 @@ def resume_study(path: Path, observer: Observer) -> RunStore:
                     f"{path}: the {what} have changed since the run was started; a resumed run "
                     "would mix two studies. Restore them, or start a new run."
                 )
+        started(path)
         _Run(prepared, store, observer).finish()
     return store
 
@@ -107,7 +113,8 @@ class _Run:
         self._observer = observer
         self._arms = arms_of(prepared.config)
         self._time_left = TimeLeft(prepared, self._arms, observer)
-        self._records: list[RoundRecord] = []
+        # Those of a run that is resumed are there from the start: rounds.jsonl never shrinks.
+        self._records = {arm.name: self._checkpoint(arm).records() for arm in self._arms}
 
     def finish(self) -> None:
         """Train and test every arm, then compare."""
@@ -143,10 +150,10 @@ class _Run:
         federation, prepared = self._config.federation, self._prepared
         total = federation.rounds * sum(prepared.round_tokens(site) for site in arm.sites)
         meter = self._time_left.training(f"{arm.name}: training", total)
-        checkpoint = Checkpoint(adapters_folder(self._store, arm, self._arms))
-        meter.skip(total * len(checkpoint.rounds()) / federation.rounds)
+        num_done = len(self._records[arm.name])
+        shares = self._time_left.tokens_by_round[arm.name]
+        meter.skip(total * num_done / federation.rounds, sum(shares[:num_done]))
         sites = {name: self._site(name, meter) for name in arm.sites}
-        earlier = list(self._records)
         outcome = run_rounds(
             arm=arm.name,
             strategy=arm.strategy.build(),
@@ -157,26 +164,31 @@ class _Run:
             plan=LocalPlan(0, epochs=self._config.training.epochs),
             seed=self._config.seed,
             scorer=prepared.server_notes,
-            checkpoint=checkpoint,
+            checkpoint=self._checkpoint(arm),
             min_sites=federation.min_sites if arm.condition == "federated" else None,
             observer=_RoundWatcher(meter, sites, self._note_round),
         )
-        self._records = [*earlier, *outcome.records]
         self._write_rounds()
         return outcome.adapter
 
-    def _site(self, name: str, observer: Observer) -> ReusingSite:
+    def _checkpoint(self, arm: Arm) -> Checkpoint:
+        return Checkpoint(adapters_folder(self._store, arm, self._arms))
+
+    def _site(self, name: str, meter: Meter) -> ReusingSite:
         prepared = self._prepared
         data: dict[Task, TaskData] = {"entities": prepared.data[name]}
-        site = LocalSite(name, prepared.model, data, prepared.settings, observer)
-        return ReusingSite(site, self._store.file(WORK), prepared.round_tokens(name), observer)
+        site = LocalSite(name, prepared.model, data, prepared.settings, meter)
+        tokens = prepared.round_tokens(name)
+        return ReusingSite(site, self._store.file(WORK), lambda: meter.skip(tokens, 0))
 
     def _note_round(self, record: RoundRecord) -> None:
-        self._records.append(record)
+        self._records[record.arm].append(record)
         self._write_rounds()
 
     def _write_rounds(self) -> None:
-        self._store.write_json_lines(ROUNDS, [record.to_json() for record in self._records])
+        """All rounds by arm, in the order in which arms run."""
+        records = [record for arm in self._arms for record in self._records[arm.name]]
+        self._store.write_json_lines(ROUNDS, [record.to_json() for record in records])
 
     def _test(self, arm: Arm, adapter: AdapterState | None) -> dict[Cell, DocumentCounts]:
         """The arm's counts on every cohort that it is tested on."""
@@ -187,7 +199,7 @@ class _Run:
         for cohort in cohorts:
             name = f"predictions/{arm.name.replace('/', '--')}--{cohort.name}.jsonl"
             if self._store.has(name):
-                meter.skip(len(cohort.documents))
+                meter.skip(len(cohort.documents), len(cohort.documents))
             else:
                 if extractor is None:
                     extractor = Extractor(

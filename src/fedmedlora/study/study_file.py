@@ -1,0 +1,191 @@
+"""The study file: TOML and overrides, checked as a whole before anything is written."""
+
+from __future__ import annotations
+
+import copy
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedmedlora.core.errors import ConfigError
+from fedmedlora.study.conditions import POOL, strategy_arm
+from fedmedlora.study.config import SplitConfig, StudyConfig
+from fedmedlora.study.data import load_notes
+
+_NAME = re.compile(r"(?!.*--)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""`--` stands between arm and cohort in the names of prediction files."""
+
+
+def load_study(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> StudyConfig:
+    """The study in a TOML file, with `KEY=VALUE` overrides.
+
+    `data.root` is resolved: relative to the file where the file says it, to the working directory
+    where an override does.
+
+    Raises:
+        ConfigError: The file or an override is wrong; carries all faults, one a line, those of the
+            notes included.
+    """
+    try:
+        values = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML ({error}).") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8.") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
+    data = values.setdefault("data", {})
+    if isinstance(data, dict):
+        root = data.get("root", ".")
+        if isinstance(root, str):
+            data["root"] = str((path.resolve().parent / root).resolve())
+    faults = [fault for text in overrides if (fault := _override(values, text))]
+    return parse_study(values, str(path), faults)
+
+
+def parse_study(values: dict[str, Any], where: str, faults: list[str] | None = None) -> StudyConfig:
+    """The study in plain values; `faults` found so far are reported together with new ones.
+
+    Notes are read only where there is a fault, to report theirs as well.
+
+    Raises:
+        ConfigError: There are faults.
+    """
+    faults = list(faults or [])
+    config: StudyConfig | None = None
+    doubtful: set[str] = set()
+    try:
+        config = StudyConfig.model_validate(values)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False, include_context=False, include_input=False):
+            key = ".".join(str(part) for part in fault["loc"])
+            hint = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
+            faults.append(f"{where}: {key}: {hint}.")
+        doubtful = {str(fault["loc"][0]) for fault in error.errors()}
+        config = _sound_rest(values, error)
+    if config is not None:
+        faults += [f"{where}: {fault}" for fault in _contradictions(config, doubtful)]
+    if faults and config is not None and "data" not in doubtful:
+        faults += _faults_of_notes(config)
+    if faults or config is None:
+        raise ConfigError("\n".join(faults))
+    return config
+
+
+def _sound_rest(values: dict[str, Any], error: ValidationError) -> StudyConfig | None:
+    """The study without the parts that are wrong, to look for faults in the others."""
+    rest = copy.deepcopy(values)
+    # From the end, so that the places of list items before stay as they are.
+    parts = {tuple(fault["loc"][:2]) for fault in error.errors()}
+    for key, *item in sorted(parts, key=str, reverse=True):
+        if key in ("sites", "cohorts", "strategies") and item and isinstance(item[0], int):
+            rest[key].pop(item[0])
+        else:
+            rest.pop(str(key), None)
+    rest.setdefault("name", "unnamed")
+    try:
+        return StudyConfig.model_validate(rest)
+    except ValidationError:
+        return None
+
+
+def _faults_of_notes(config: StudyConfig) -> list[str]:
+    """What is wrong with the notes of a study that has other faults already."""
+    if _shares(config) != 1:
+        config = config.model_copy(update={"split": SplitConfig()})
+    try:
+        load_notes(config)
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []
+
+
+def _shares(config: StudyConfig) -> float:
+    return round(config.split.train + config.split.validation + config.split.test, 9)
+
+
+def _contradictions(config: StudyConfig, doubtful: set[str]) -> list[str]:
+    """What single fields cannot say. Nothing is concluded from a part that is `doubtful`."""
+    corpora = (*config.sites, *config.cohorts)
+    names = [corpus.name for corpus in corpora]
+    faults = [
+        f"name {name!r}: expected letters, digits, '.', '_' and single '-', at most 64."
+        for name in (config.name, *names)
+        if not _NAME.fullmatch(name)
+    ]
+    if POOL in names:
+        faults.append(f"name {POOL!r}: stands for the notes of all sites; choose another.")
+    faults += [f"name {name!r} is used for more than one site or cohort." for name in _twice(names)]
+    trained = [config.path_of(site).resolve() for site in config.sites]
+    tested = [config.path_of(cohort).resolve() for cohort in config.cohorts]
+    faults += [
+        f"corpus {str(path)!r} of a training site is named more than once; its notes would be "
+        "trained on at one place and tested on at another."
+        for path in sorted(set(trained))
+        if (trained + tested).count(path) > 1
+    ]
+    if _shares(config) != 1:
+        faults.append(f"split: the shares add up to {_shares(config):g}; expected 1.")
+    faults += [f"evaluation.presets: {p} occurs twice." for p in _twice(config.evaluation.presets)]
+    arms = [strategy_arm(strategy) for strategy in config.strategies]
+    faults += [f"strategies: {arm} is listed more than once." for arm in _twice(arms)]
+    if not doubtful & {"strategies", "arms"} and not arms and not any(vars(config.arms).values()):
+        faults.append("arms: all are switched off, and no strategy is listed; nothing to do.")
+    if "server_notes" not in doubtful:
+        faults += _faults_of_server_notes(config, "sites" not in doubtful)
+    most = config.federation.min_sites
+    if most and most > len(config.sites) and "sites" not in doubtful:
+        faults.append(f"federation.min_sites: {most}, but there are {len(config.sites)} sites.")
+    return faults
+
+
+def _faults_of_server_notes(config: StudyConfig, sites_are_known: bool) -> list[str]:
+    if config.server_notes is None:
+        return [
+            f"strategies: {strategy.name} weighs sites by validation loss at the server; "
+            "expected [server_notes], got none. Add it, or choose fedavg or uniform."
+            for strategy in config.strategies
+            if strategy.build().needs_scorer
+        ]
+    sites = {site.name for site in config.sites}
+    return [
+        f"server_notes.sites: {name!r} is not a training site."
+        for name in config.server_notes.sites
+        if name not in sites and sites_are_known
+    ]
+
+
+def _twice(names: list[str] | tuple[str, ...]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def _override(values: dict[str, Any], text: str) -> str | None:
+    """Set one `a.b.0.c=VALUE` in place; the fault if that cannot be done."""
+    key, equals, raw = text.partition("=")
+    if not equals or not key:
+        return f"--set {key}: expected KEY=VALUE."
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw
+    if key == "data.root":
+        value = str(Path(str(value)).expanduser().resolve())
+    *parents, last = key.split(".")
+    place: Any = values
+    for part in parents:
+        if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+            place = place[int(part)]
+        elif isinstance(place, dict):
+            place = place.setdefault(part, {})
+        else:
+            return f"--set {key}: there is no {part!r} in the study file."
+    if isinstance(place, dict):
+        place[last] = value
+        return None
+    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
+        place[int(last)] = value
+        return None
+    return f"--set {key}: there is no such key in the study file."
