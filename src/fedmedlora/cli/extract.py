@@ -32,7 +32,7 @@ def extract(
     from fedmedlora.cli.progress import ConsoleObserver
     from fedmedlora.study.extract import extract_to
 
-    wanted = tuple(labels.split(",")) if labels else None
+    wanted = None if labels is None else tuple(label.strip() for label in labels.split(","))
     with ConsoleObserver() as observer:
         summary = extract_to(
             inputs, adapter, out, to, observer, model=model, labels=wanted, batch_size=batch_size

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedmedlora.adapters.files import CONFIG_FILE, load_adapter
-from fedmedlora.core.errors import ConfigError, RunStoreError
+from fedmedlora.core.errors import AdapterMismatchError, ConfigError, RunStoreError
 from fedmedlora.core.schema import default_schema
 from fedmedlora.corpora.brat_writer import write_brat
 from fedmedlora.corpora.jsonl import JsonlReader, is_jsonl, write_jsonl
@@ -18,22 +18,24 @@ from fedmedlora.models.lora import merged
 from fedmedlora.prompts.registry import get_format
 from fedmedlora.runs.store import RunStore
 from fedmedlora.study.config import PromptConfig
+from fedmedlora.study.run import INPUTS
 
 if TYPE_CHECKING:
-    from fedmedlora.core.document import Document
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from fedmedlora.core.document import Document
     from fedmedlora.core.records import Observer
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """An adapter folder, and what the model read and ran in when it was trained."""
+    """An adapter folder, what the model read and ran in when it was trained, and which it was."""
 
     folder: Path
     prompt: PromptConfig
     dtype: str
+    base_fingerprint: str | None
 
 
 def extract_to(
@@ -50,7 +52,8 @@ def extract_to(
     """What was read and written, as plain values; the predictions are below `out`.
 
     Raises:
-        ConfigError: An input is missing, or a label is not an entity label of the schema.
+        ConfigError: An input is missing, a label is not an entity label of the schema, or `out`
+            holds other notes.
         CorpusError: A note cannot be read exactly.
         RunStoreError: `adapter` is neither a run nor an adapter folder.
         ModelError: The base model cannot be loaded.
@@ -58,17 +61,22 @@ def extract_to(
     """
     import torch
 
-    known = tuple(default_schema().entity_labels)
-    wanted = labels or known
-    unknown = sorted(set(wanted) - set(known))
-    if unknown:
-        raise ConfigError(f"--labels: unknown {', '.join(unknown)}; expected {', '.join(known)}.")
+    wanted = _labels_in_order(labels)
+    if to == "brat" and out.is_dir() and any(out.iterdir()):
+        raise ConfigError(f"{out}: not empty; expected a new folder, so that no notes mix.")
     documents = list(_read(inputs))
     trained = find_adapter(adapter)
     state = load_adapter(trained.folder)
+    out.mkdir(parents=True, exist_ok=True)
     observer.message(f"loading {model or state.spec.base_model} with {trained.folder}")
     dtype = torch.bfloat16 if trained.dtype == "bfloat16" else torch.float32
     base = load_base(model or state.spec.base_model, revision=state.spec.revision, dtype=dtype)
+    if trained.base_fingerprint not in (None, base.fingerprint):
+        raise AdapterMismatchError(
+            f"{base.name}: is not the base model that {trained.folder} was trained on; expected "
+            f"fingerprint {trained.base_fingerprint:.12}, got {base.fingerprint:.12}. Name the "
+            "right one with --model."
+        )
     extractor = Extractor(
         merged(base, state),
         get_format(trained.prompt.format),
@@ -77,7 +85,6 @@ def extract_to(
     )
     observer.stage("extraction", len(documents), "notes")
     predicted = list(extractor.extract(documents, wanted, observer))
-    out.mkdir(parents=True, exist_ok=True)
     written = out / "documents.jsonl" if to == "jsonl" else out
     if to == "jsonl":
         write_jsonl(written, predicted)
@@ -104,7 +111,7 @@ def find_adapter(path: Path) -> Trained:
         for parent in path.resolve().parents:
             if (parent / "config.json").is_file() and (parent / "adapters").is_dir():
                 return _of_run(RunStore.open(parent), path)
-        return Trained(path, PromptConfig(), "float32")
+        return Trained(path, PromptConfig(), "float32", None)
     if (path / "config.json").is_file():
         checkpoint = Checkpoint(path / "adapters")
         rounds = checkpoint.rounds()
@@ -122,7 +129,17 @@ def find_adapter(path: Path) -> Trained:
 
 def _of_run(store: RunStore, folder: Path) -> Trained:
     prompt = PromptConfig.model_validate(store.config.get("prompt", {}))
-    return Trained(folder, prompt, str(store.config.get("model", {}).get("dtype", "float32")))
+    dtype = str(store.config.get("model", {}).get("dtype", "float32"))
+    return Trained(folder, prompt, dtype, store.read_json(INPUTS)["base_fingerprint"])
+
+
+def _labels_in_order(labels: Sequence[str] | None) -> tuple[str, ...]:
+    """The labels in question, each once and in the schema's order, as in training."""
+    known = tuple(default_schema().entity_labels)
+    unknown = sorted(set(labels or ()) - set(known))
+    if unknown:
+        raise ConfigError(f"--labels: unknown {', '.join(unknown)}; expected {', '.join(known)}.")
+    return tuple(label for label in known if labels is None or label in labels)
 
 
 def _read(inputs: Sequence[Path]) -> Iterator[Document]:
