@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmedlora.prompts.pieces import cut
@@ -34,6 +34,7 @@ def slow_cut(text: str) -> list[tuple[int, int, int]]:
     return found
 
 
+@settings(deadline=None)
 @given(note_texts())
 def test_pieces_follow_the_rule_and_cover_every_character(text: str) -> None:
     pieces = cut(text)
@@ -42,6 +43,7 @@ def test_pieces_follow_the_rule_and_cover_every_character(text: str) -> None:
     assert "".join(text[p.start : p.end] for p in pieces) == text
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("a \t\n5<é\u0301"), max_size=400))
 def test_no_piece_is_long(text: str) -> None:
     assert all(0 < p.end - p.start <= 2 * MOST for p in cut(text))

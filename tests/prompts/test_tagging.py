@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmedlora.core.document import Document, Entity, Span
@@ -57,6 +57,7 @@ def longest_first(entities: list[Entity], labels: tuple[str, ...]) -> Found:
 
 
 @BOTH
+@settings(deadline=None)
 @given(case=windowed())
 def test_what_is_rendered_is_read_back_and_every_entity_is_accounted_for(
     tags: TagFormat, case: tuple[Document, Span, tuple[str, ...]]
@@ -77,6 +78,7 @@ def test_what_is_rendered_is_read_back_and_every_entity_is_accounted_for(
 
 
 @BOTH
+@settings(deadline=None)
 @given(case=windowed())
 def test_an_answer_without_its_tags_is_the_source(
     tags: TagFormat, case: tuple[Document, Span, tuple[str, ...]]
@@ -106,6 +108,7 @@ def broken_answers(draw: st.DrawFn, tags: TagFormat) -> tuple[Example, str]:
 
 
 @BOTH
+@settings(deadline=None)
 @given(data=st.data())
 def test_a_broken_answer_gives_problems_and_never_a_wrong_offset(
     tags: TagFormat, data: st.DataObject

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmedlora.core.document import Span
@@ -39,6 +39,7 @@ def cases(draw: st.DrawFn) -> tuple[str, list[Window], int, int]:
     return text, found, budget, overlap
 
 
+@settings(deadline=None)
 @given(cases())
 def test_cores_partition_the_note_and_lie_in_their_windows(
     case: tuple[str, list[Window], int, int],
@@ -50,6 +51,7 @@ def test_cores_partition_the_note_and_lie_in_their_windows(
     assert [w.core.start for w in found[1:]] == [w.core.end for w in found[:-1]]
 
 
+@settings(deadline=None)
 @given(cases())
 def test_the_budget_is_kept_except_by_a_single_piece(
     case: tuple[str, list[Window], int, int],
@@ -61,6 +63,7 @@ def test_the_budget_is_kept_except_by_a_single_piece(
         assert tokens(words) <= budget or len(cut(words)) == 1
 
 
+@settings(deadline=None)
 @given(cases())
 def test_windows_go_forward_and_share_no_more_than_the_overlap(
     case: tuple[str, list[Window], int, int],
@@ -82,6 +85,7 @@ def test_a_long_sentence_is_cut_with_overlap_and_cores_meet_in_its_middle() -> N
     ]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 60), st.integers(1, 12))
 def test_a_mention_of_half_the_overlap_is_seen_whole_by_the_window_that_answers_for_it(
     overlap: int, more: int, first_word: int, num_words: int

@@ -14,19 +14,6 @@ if TYPE_CHECKING:
 LABELS = ("problem", "treatment", "test", "drug")
 
 _WORDS = ("pain", " pain", " the", " aspirin 81mg", " q6h", ".", ", ", "\n", "\r\n", "\t", " 5")
-    "pain",
-    " pain",
-    " the",
-    " aspirin 81mg",
-    " q6h",
-    ".",
-    ", ",
-    "\n",
-    "\r\n",
-    "\t",
-    "  ",
-    "5",
-)
 _HOSTILE = (
     "\u00a0", "\u2003", "\x85", "e\u0301", "\u0301", "😀", "👩\u200d⚕️", "ﬁ", "\u212b", "½",
     "_", "&", "&amp;", "<", ">", "</", "<problem>", " <drug>", "</>", "</problem>", "</span>",
