@@ -150,6 +150,12 @@ def test_a_factor_that_is_not_shared_costs_no_bytes() -> None:
     assert len(both) - len(only_b) == pytest.approx(4 * 8 * 64, abs=16)
 
 
+def test_the_size_of_an_update_does_not_depend_on_how_long_it_took() -> None:
+    sizes = {len(encode(replace(UPDATE, elapsed_seconds=s))) for s in (0.0, 1.25, 1 / 3, 4e5 / 7)}
+
+    assert len(sizes) == 1
+
+
 def test_a_diverged_site_can_say_so() -> None:
     metrics = TaskMetrics(1, 1, 1, 1, train_loss=math.nan, validation_loss=None)
     back = decode(encode(replace(UPDATE, metrics={"entities": metrics})))

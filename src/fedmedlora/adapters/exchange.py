@@ -270,7 +270,8 @@ class SiteUpdate:
             "metrics": {task: metrics.to_wire() for task, metrics in self.metrics.items()},
             "num_steps": self.num_steps,
             "extras": dict(self.extras),
-            "elapsed_seconds": self.elapsed_seconds,
+            # A tensor: as text its length would change with the time, and bytes are counted.
+            "elapsed_seconds": torch.tensor(self.elapsed_seconds, dtype=torch.float64),
         }
 
     @classmethod
@@ -293,7 +294,7 @@ class SiteUpdate:
             },
             num_steps=fields.integer("num_steps"),
             extras=fields.tensors("extras"),
-            elapsed_seconds=fields.number("elapsed_seconds"),
+            elapsed_seconds=fields.scalar("elapsed_seconds"),
         )
 
 

@@ -77,6 +77,13 @@ class Fields:
             raise self._fault(key, "a number")
         return float(value)
 
+    def scalar(self, key: str) -> float:
+        """A number that travels as a float64 tensor without axes."""
+        value = self._wire[key]
+        if not isinstance(value, torch.Tensor) or value.shape or value.dtype != torch.float64:
+            raise self._fault(key, "a float64 tensor without axes")
+        return float(value)
+
     def boolean(self, key: str) -> bool:
         """True or False."""
         value = self._wire[key]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fedmedlora.corpora.jsonl import read_jsonl, write_jsonl
 from fedmedlora.corpora.synthetic import FIVE, synthesize
 from fedmedlora.testing.tiny import write_tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from fedmedlora.core.document import Document
 
 _STUDY = """\
 name = "tiny"
@@ -41,7 +45,7 @@ rounds = 2
 codec = "fp32"
 
 [evaluation]
-max_characters = 300
+max_characters = 500
 draws = 200
 single_site_in_domain = "own"
 
@@ -51,13 +55,15 @@ max_tokens = 900
 """
 
 
-def write_tiny_study(folder: Path, *, num_notes: int = 10) -> Path:
+def write_tiny_study(folder: Path, *, num_notes: int = 10, note_characters: int = 240) -> Path:
     """The path of a study file; hospitals and base model lie beside it.
 
-    Three hospitals train, two are held out; `fedmedlora-plus` and `fedavg` are compared. The file
-    ends with its lists, so that tables can be appended. Results are noise: the model is random.
+    Of five hospitals, three train and two are held out; `fedmedlora-plus` and `fedavg` are
+    compared. Notes are cut off after so many characters. Results are noise: the model is random.
     """
-    synthesize(folder / "hospitals", num_notes=num_notes)
+    for corpus in synthesize(folder / "hospitals", num_notes=num_notes):
+        notes = read_jsonl(corpus / "documents.jsonl")
+        write_jsonl(corpus / "documents.jsonl", [_beginning(n, note_characters) for n in notes])
     model = write_tiny_model(folder / "model")
     text = _STUDY.format(model=model.as_posix())
     for hospital in FIVE:
@@ -67,3 +73,8 @@ def write_tiny_study(folder: Path, *, num_notes: int = 10) -> Path:
     study = folder / "study.toml"
     study.write_text(text, "utf-8")
     return study
+
+
+def _beginning(note: Document, num_characters: int) -> Document:
+    kept = [entity for entity in note.entities if entity.end <= num_characters]
+    return replace(note.with_entities(kept), text=note.text[:num_characters])
