@@ -41,6 +41,9 @@ class ReusingSite:
         """The kept update, or the site's own answer, which is then kept."""
         if not isinstance(request, Train):
             return self._site.handle(request)
+        if not request.plan.train_factors <= request.plan.share_factors:
+            # The reply depends on what the site kept from earlier rounds, and leaves more of it.
+            return self._site.handle(request)
         key = hashlib.sha256(self._fingerprint.encode() + encode(request, FP32)).hexdigest()
         path = self._folder / f"round-{request.plan.round_index:03d}-{key}.update"
         kept = _read(path)

@@ -26,6 +26,7 @@ from fedmedlora.study.prepare import Prepared, prepare, resolve
 from fedmedlora.study.reuse import ReusingSite
 from fedmedlora.study.study_file import parse_study
 from fedmedlora.training.site import LocalSite
+from fedmedlora.training.site_state import SiteState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from fedmedlora.training.site import TaskData
 
 INPUTS, ROUNDS, SCORES = "inputs.json", "rounds.jsonl", "scores.json"
-EXTRACTION, WORK = "extraction.jsonl", "work"
+EXTRACTION, WORK, SITES = "extraction.jsonl", "work", "sites"
 
 
 def start_study(
@@ -136,6 +137,7 @@ class _Run:
             "schema": default_schema().id,
             "prompt_format": self._prepared.tags.id,
             "artificial": self._config.data.artificial,
+            "full_model_bytes": _full_model_bytes(self._prepared),
         }
         cohorts = self._prepared.notes.cohorts
         scores = scores_json(self._config, self._arms, cohorts, counts, header)
@@ -153,7 +155,7 @@ class _Run:
         num_done = len(self._records[arm.name])
         shares = self._time_left.tokens_by_round[arm.name]
         meter.skip(total * num_done / federation.rounds, sum(shares[:num_done]))
-        sites = {name: self._site(name, meter) for name in arm.sites}
+        sites = {name: self._site(name, arm, meter) for name in arm.sites}
         outcome = run_rounds(
             arm=arm.name,
             strategy=arm.strategy.build(),
@@ -174,10 +176,11 @@ class _Run:
     def _checkpoint(self, arm: Arm) -> Checkpoint:
         return Checkpoint(adapters_folder(self._store, arm, self._arms))
 
-    def _site(self, name: str, meter: Meter) -> ReusingSite:
+    def _site(self, name: str, arm: Arm, meter: Meter) -> ReusingSite:
         prepared = self._prepared
+        state = SiteState(self._store.file(f"{SITES}/{name}/{arm.name}"))
         data: dict[Task, TaskData] = {"entities": prepared.data[name]}
-        site = LocalSite(name, prepared.model, data, prepared.settings, meter)
+        site = LocalSite(name, prepared.model, data, prepared.settings, meter, state)
         tokens = prepared.round_tokens(name)
         return ReusingSite(site, self._store.file(WORK), lambda: meter.skip(tokens, 0))
 
@@ -267,3 +270,9 @@ def adapters_folder(store: RunStore, arm: Arm, arms: list[Arm]) -> Path:
 
 def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
+
+
+def _full_model_bytes(prepared: Prepared) -> int:
+    """What sending the whole model once would take, in bfloat16."""
+    sizes: list[int] = [weight.numel() for weight in prepared.base.model.parameters()]
+    return 2 * sum(sizes)

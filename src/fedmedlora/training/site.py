@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedmedlora.adapters.exchange import Score, SiteScores, SiteUpdate, TaskMetrics, Train
+from fedmedlora.adapters.state import AdapterState, LoRAPair
 from fedmedlora.core.errors import ConfigError
 from fedmedlora.training.local import LocalSettings, example_losses, train_locally
 
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from fedmedlora.adapters.exchange import Reply, Request
-    from fedmedlora.adapters.state import AdapterState
     from fedmedlora.core.example import Task
     from fedmedlora.core.records import Observer
     from fedmedlora.models.lora import LoRAModel
     from fedmedlora.training.batches import EncodedExample
+    from fedmedlora.training.site_state import SiteState
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,10 @@ class TaskData:
 
 
 class LocalSite:
-    """A site in this process. All sites share one `LoRAModel`; only adapters are swapped."""
+    """A site in this process. All sites share one `LoRAModel`; only adapters are swapped.
+
+    `state` is where it keeps what a plan trains but does not share; None forgets it.
+    """
 
     def __init__(
         self,
@@ -53,8 +57,10 @@ class LocalSite:
         data: Mapping[Task, TaskData],
         settings: LocalSettings,
         observer: Observer,
+        state: SiteState | None = None,
     ) -> None:
         self.name = name
+        self._state = state
         self.data = dict(data)
         self._model = model
         self._settings = settings
@@ -86,11 +92,17 @@ class LocalSite:
     def _train(self, request: Train) -> SiteUpdate:
         started = time.perf_counter()
         plan = request.plan
-        validation = {task: self._loss(request.adapter, task)[0] for task in plan.tasks}
+        received = self._own_factors(request)
+        validation = {task: self._loss(received, task)[0] for task in plan.tasks}
         examples = [example for task in plan.tasks for example in self._task(task).train]
         result = train_locally(
-            self._model, request.adapter, examples, plan, self._settings, self._observer
+            self._model, received, examples, plan, self._settings, self._observer
         )
+        personal = plan.train_factors - plan.share_factors
+        if personal and self._state is not None:
+            own = result.adapter.only(personal)
+            kept = {f"{module}.{factor}": t for module, factor, t in own.tensors() if t.numel()}
+            self._state.keep(plan.round_index, kept)
         metrics = {
             task: TaskMetrics(
                 num_documents=self.data[task].num_documents,
@@ -110,6 +122,17 @@ class LocalSite:
             num_steps=result.num_steps,
             elapsed_seconds=time.perf_counter() - started,
         )
+
+    def _own_factors(self, request: Train) -> AdapterState:
+        """The received adapter, with the factors that this site trains but never shares its own."""
+        if self._state is None or request.plan.train_factors <= request.plan.share_factors:
+            return request.adapter
+        kept = self._state.before(request.plan.round_index)
+        pairs = {
+            module: LoRAPair(A=kept.get(f"{module}.A", pair.A), B=kept.get(f"{module}.B", pair.B))
+            for module, pair in request.adapter.pairs.items()
+        }
+        return AdapterState(request.adapter.spec, pairs)
 
     def _score(self, request: Score) -> SiteScores:
         losses: dict[str, dict[Task, float]] = {}
