@@ -1,11 +1,13 @@
 """BRAT standoff: what is taken from it, what is refused, and what BRAT gets to see."""
 
+from dataclasses import replace
+
 import pytest
 
 from fedmedlora.core.document import Document, Entity, Relation, Span
 from fedmedlora.core.errors import CorpusError
 from fedmedlora.corpora.brat import BratReader, holds_brat, read_brat
-from fedmedlora.corpora.brat_writer import note_files, write_brat
+from fedmedlora.corpora.brat_writer import brat_losses, note_files, write_brat
 from fedmedlora.corpora.reader import BadNote
 
 TEXT = "Severe pain in the\r\nleft and right arm \U0001f600.\nTakes aspirin 81 mg."
@@ -56,18 +58,80 @@ def test_head_is_arg1_whichever_stands_first(tmp_path):
     assert links == [("T2", "T1"), ("T1", "T2")]
 
 
+def test_attributes_groups_and_event_roles_are_kept_in_the_metadata(tmp_path):
+    write_note(
+        tmp_path,
+        "T1\tSign 7 11\tpain\nT2\tdrug 48 55\taspirin\nE1\tSign:T1\nE2\tSign:T1 Arm2:T2 Leg:E1\n"
+        "A1\tPOLARITY E1 NEG\nM1\tHedged E1\nA2\tSure R1\n*\tOVERLAP T2 E1\n"
+        "R1\tMODIFY Arg1:E1 Arg2:T2\n"
+        '#1\tFedMedLoRA T2\t{"id": "m2"}\n',
+    )
+    [document] = read_brat(tmp_path)
+    assert document.metadata == {
+        "attributes": [
+            {"target": "T1", "name": "POLARITY", "value": "NEG"},
+            {"target": "T1", "name": "Hedged", "value": True},
+            {"target": "R1", "name": "Sure", "value": True},
+        ],
+        "groups": [{"label": "OVERLAP", "members": ["m2", "T1"]}],
+        "roles": [
+            {"label": "Arm", "head": "T1", "tail": "m2"},
+            {"label": "Leg", "head": "T1", "tail": "T1"},
+        ],
+    }
+
+
+def test_attributes_and_groups_are_written_back(tmp_path):
+    lines = "T1\tSign 7 11\tpain\nA1\tPOLARITY T1 NEG\nA2\tSure T1\n*\tOVERLAP T1\n"
+    write_note(tmp_path / "a", lines)
+    notes = read_brat(tmp_path / "a")
+    write_brat(tmp_path / "b", notes)
+    assert (tmp_path / "b" / "n1.ann").read_text() == lines
+    assert read_brat(tmp_path / "b") == notes
+
+
 def test_what_a_document_cannot_hold_is_counted(tmp_path):
     write_note(
         tmp_path,
-        "T1\tSign 7 11\tpain\nE1\tSign:T1\nE2\tSign:T1 Arm:T1 Leg:E1\nA1\tPOLARITY E1 NEG\n"
-        "M1\tHedged E1\n*\tOVERLAP T1 E1\n#1\tAnnotatorNotes T1\tis this right?\n"
-        "N1\tReference T1 UMLS:C1\tpain\n",
+        "T1\tSign 7 11\tpain\nE1\tSign:T1 Arm:T9\nA1\tPOLARITY E9 NEG\n*\tOVERLAP T1 T8 E9\n"
+        "#1\tAnnotatorNotes T1\tis this right?\nN1\tReference T1 UMLS:C1\tpain\n",
     )
     reader = BratReader(tmp_path)
     assert len(list(reader)) == 1
     assert reader.dropped == {
-        "event role": 2, "attribute": 2, "group": 1, "note": 1, "normalization": 1,
+        "event role of what is not in the file": 1, "attribute of what is not in the file": 1,
+        "group member that is not in the file": 2, "note": 1, "normalization": 1,
     }  # fmt: skip
+
+
+def test_a_text_that_stops_at_a_line_end_is_taken_only_when_asked(tmp_path):
+    write_note(tmp_path, "T1\tproblem 7 38\tpain in the\nT2\tproblem 7 38\tpain in\n")
+    assert faults(tmp_path) == [("n1.ann", line, "text-mismatch") for line in (1, 2)]
+    write_note(tmp_path, "T1\tproblem 7 38\tpain in the\n")
+    reader = BratReader(tmp_path, text_may_stop_at_line_end=True)
+    assert [d.entities for d in reader] == [(Entity.at("T1", "problem", 7, 38),)]
+    assert sum(reader.adjusted.values()) == 1
+    write_note(tmp_path, "T1\tproblem 7 38\tpain in\n")
+    with pytest.raises(CorpusError, match="its text is not"):
+        list(reader)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "lost"),
+    [
+        ({"patient_id": "p", "ward": 3}, {"metadata": 1}),
+        ({"attributes": "many"}, {"metadata": 1}),
+        ({"attributes": [{"target": "T9", "name": "Sure", "value": True}]}, {"attribute": 1}),
+        ({"attributes": [{"target": "T1", "name": "is sure", "value": True}]}, {"attribute": 1}),
+        ({"attributes": [{"target": "T1", "name": "x", "value": "a\nT2\tb"}]}, {"attribute": 1}),
+        ({"groups": [{"label": "g", "members": []}]}, {"group": 1}),
+        ({"roles": [{"label": "Arm", "head": "T1", "tail": "T1"}]}, {"event role": 1}),
+    ],
+)
+def test_metadata_that_brat_cannot_hold_is_left_out_and_counted(tmp_path, metadata, lost):
+    note = Document("n1", TEXT, (Entity.at("T1", "drug", 48, 55),), metadata=metadata)
+    assert brat_losses(note) == lost
+    assert note_files(note) == note_files(replace(note, metadata={}))
 
 
 def test_a_line_that_was_broken_with_its_mention_is_joined(tmp_path):

@@ -55,7 +55,7 @@ def test_metadata_that_brat_cannot_hold_is_counted(tmp_path):
 def broken_brat(folder):
     write_brat(folder, NOTES)
     (folder / "n1.ann").write_text("T1\tdrug 0 4\tleft\nA1\tx T1\n")
-    (folder / "sub" / "n2.ann").write_text("*\tOVERLAP T1\n")
+    (folder / "sub" / "n2.ann").write_text("#1\tAnnotatorNotes T1\tx\n")
     return folder
 
 
@@ -75,7 +75,7 @@ def test_a_bad_note_is_left_out_and_counted_when_asked(tmp_path):
     told = account.to_json()
     assert (told["num_read"], told["num_skipped"], told["num_written"]) == (2, 1, 1)
     assert told["skipped_reasons"] == {"text-mismatch": 1}
-    assert told["dropped"] == {"group": 1}
+    assert told["dropped"] == {"note": 1}
 
 
 def test_a_note_that_the_target_cannot_hold_counts_as_a_bad_one(tmp_path):

@@ -1,40 +1,22 @@
 """Reading BRAT standoff: a folder of `.txt` notes with an `.ann` file beside each.
 
-Sub-folders are read too; a document's id is its path in the folder without the suffix. Relations
-are taken as they stand: head is Arg1, tail is Arg2, and an event id stands for its trigger. What a
-`Document` cannot hold (event roles, attributes, groups, annotators' notes) is counted in `dropped`.
+Sub-folders are read too; a document's id is its path in the folder without the suffix. What a line
+of an `.ann` file becomes is said in `brat_annotations.py`.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedmedlora.core.document import Document, Entity, Relation, Span
-from fedmedlora.corpora.reader import BadNote, Fault, FaultCode, LabelCheck, Reader
+from fedmedlora.core.document import Document
+from fedmedlora.corpora.brat_annotations import AnnotationParser
+from fedmedlora.corpora.reader import BadNote, Fault, Reader
+from fedmedlora.corpora.text import read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-OWN_NOTE = "FedMedLoRA"
-"""The type of `#` lines in which we keep what BRAT has no place for: scores, exact spans, ids."""
-
-_RECORD = re.compile(r"([TREAMN][0-9]+|#[0-9]*|\*)\t(.*)", re.DOTALL)
-_TEXT_BOUND = re.compile(r"(\S+) ([0-9]{1,12} [0-9]{1,12}(?:;[0-9]{1,12} [0-9]{1,12})*)")
-_RELATION = re.compile(r"(\S+) ([^\s:]+):(\S+) ([^\s:]+):(\S+)\s*")
-_EVENT = re.compile(r"([^\s:]+):(\S+)((?: [^\s:]+:\S+)*)\s*")
-_TARGETED = re.compile(r"\S+ \S+.*", re.DOTALL)
-_DROPPED = {"A": "attribute", "M": "attribute", "N": "normalization", "#": "note", "*": "group"}
-
-
-def _shown_id(identity: str) -> str:
-    """An id for an error message; in a damaged line a word of the note may stand in its place."""
-    return identity if re.fullmatch(r"[TERAMN][0-9]{1,9}", identity) else "(withheld: no id)"
+    from collections.abc import Iterator
 
 
 def read_brat(folder: Path, *, skip_bad_notes: bool = False) -> list[Document]:
@@ -51,16 +33,6 @@ def holds_brat(folder: Path) -> bool:
     return any(path.suffix == ".ann" for path in _files(folder))
 
 
-def line_pieces(text: str, spans: Sequence[Span]) -> tuple[Span, ...]:
-    """The spans as BRAT writes them: broken into fragments at line ends."""
-    pieces = tuple(
-        Span(span.start + match.start(), span.start + match.end())
-        for span in spans
-        for match in re.finditer(r"[^\r\n]+", text[span.start : span.end])
-    )
-    return pieces or tuple(spans)
-
-
 def _files(folder: Path) -> Iterator[Path]:
     for where, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -70,7 +42,20 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 class BratReader(Reader):
-    """The notes of one folder, ordered by id."""
+    """The notes of one folder, ordered by id.
+
+    Args:
+        path: The folder.
+        text_may_stop_at_line_end: Take a mention whose copied text stops at the first line end
+            that its offsets pass, as some tools write it; counted in `adjusted`.
+        options: Those of every reader.
+    """
+
+    def __init__(
+        self, path: Path, *, text_may_stop_at_line_end: bool = False, **options: Any
+    ) -> None:
+        super().__init__(path, **options)
+        self.text_may_stop_at_line_end = text_may_stop_at_line_end
 
     def notes(self) -> Iterator[Document | BadNote]:
         """Every note in the folder, the bad ones as what is wrong with them."""
@@ -93,215 +78,13 @@ class BratReader(Reader):
             reason = "there is no .ann file of this name; expected one, empty if nothing was found."
             return BadNote((Fault(text_path, None, "orphan", reason),))
         faults: list[Fault] = []
-        text, annotations = _read_text(text_path, faults), _read_text(ann_path, faults)
+        text, annotations = read_text(text_path, faults), read_text(ann_path, faults)
         if text is None or annotations is None:
             return BadNote(tuple(faults))
-        parser = _Parser(ann_path, text, self.check_label)
-        entities, relations = parser.parse(annotations)
+        parser = AnnotationParser(ann_path, text, self.check_label, self.text_may_stop_at_line_end)
+        parsed = parser.parse(annotations)
         if parser.faults:
             return BadNote(tuple(sorted(parser.faults, key=lambda fault: fault.line or 0)))
         self.dropped.update(parser.dropped)
-        return Document(stem, text, entities, relations, self.annotated_labels, self.source)
-
-
-def _read_text(path: Path, faults: list[Fault]) -> str | None:
-    """The file's text with its line ends as they are, or None after adding to `faults`."""
-    raw = path.read_bytes()
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        faults.append(Fault(path, 1, "encoding", "the file is UTF-16; expected UTF-8."))
-        return None
-    before = len(faults)
-    if raw.startswith(b"\xef\xbb\xbf"):
-        reason = "the file starts with a byte order mark, which shifts offsets; expected none."
-        faults.append(Fault(path, 1, "bom", reason))
-    if b"\0" in raw:
-        line = raw.count(b"\n", 0, raw.index(0)) + 1
-        faults.append(Fault(path, line, "nul", f"NUL byte at byte {raw.index(0)} of the file."))
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        reason = f"byte {error.start} of the file is not UTF-8."
-        faults.append(Fault(path, line, "encoding", reason))
-        return None
-    return text if len(faults) == before else None
-
-
-@dataclass(slots=True)
-class _Record:
-    """A line of an `.ann` file with the lines after it that are no annotations themselves."""
-
-    line: int
-    id: str
-    body: str
-    continued: list[tuple[int, str]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Mention:
-    label: str
-    fragments: tuple[Span, ...]
-
-
-class _Parser:
-    """Reads the annotations of one note; collects every fault instead of stopping at the first."""
-
-    def __init__(self, path: Path, text: str, check_label: LabelCheck | None) -> None:
-        self.path = path
-        self.text = text
-        self.check_label = check_label
-        self.faults: list[Fault] = []
-        self.dropped: Counter[str] = Counter()
-        self.mentions: dict[str, _Mention] = {}
-        self.events: dict[str, str] = {}
-        self.own: dict[str, dict[str, Any]] = {}
-        self.claimed: set[str] = set()
-
-    def parse(self, annotations: str) -> tuple[tuple[Entity, ...], tuple[Relation, ...]]:
-        """Entities and relations in file order; meaningless if there are faults."""
-        records = self._records(annotations)
-        for record in records:
-            if record.id[0] != "T":
-                self._refuse_continuation(record.continued)
-            if record.id[0] in "TRE" and record.id in self.claimed:
-                self._fault(record.line, "duplicate-id", f"{record.id} occurs twice.")
-            self.claimed.add(record.id)
-        for record in records:
-            self._read(record)
-        entities = self._entities()
-        relations = [
-            relation
-            for record in records
-            if record.id[0] == "R" and (relation := self._relation(record, entities))
-        ]
-        if len({e.id for e in entities.values()}) < len(entities):
-            self._fault(None, "duplicate-id", f"two {OWN_NOTE} notes give the same entity id.")
-        if len({r.id for r in relations}) < len(relations) and not self.faults:
-            self._fault(None, "duplicate-id", f"two {OWN_NOTE} notes give the same relation id.")
-        return tuple(entities.values()), tuple(relations)
-
-    def _fault(self, line: int | None, code: FaultCode, reason: str) -> None:
-        self.faults.append(Fault(self.path, line, code, reason))
-
-    def _records(self, annotations: str) -> list[_Record]:
-        records: list[_Record] = []
-        for number, line in enumerate(annotations.split("\n"), 1):
-            if match := _RECORD.fullmatch(line):
-                records.append(_Record(number, match[1], match[2]))
-            elif records:
-                records[-1].continued.append((number, line))
-            else:
-                self._refuse_continuation([(number, line)])
-        return records
-
-    def _refuse_continuation(self, lines: Sequence[tuple[int, str]]) -> None:
-        for number, line in lines:
-            if line and not line.isspace():
-                reason = "not an annotation; expected an id such as T1 or R1, then a tab."
-                self._fault(number, "broken-line", reason)
-
-    def _read(self, record: _Record) -> None:
-        match record.id[0]:
-            case "T":
-                self._text_bound(record)
-            case "E":
-                self._event(record)
-            case "#" if record.body.startswith(OWN_NOTE + " "):
-                self._own_note(record)
-            case "A" | "M" | "N" | "#" | "*" as kind:
-                if not _TARGETED.fullmatch(record.body):
-                    reason = f"a broken {_DROPPED[kind]} line; expected a type and what it is for."
-                    self._fault(record.line, "broken-line", reason)
-                self.dropped[_DROPPED[kind]] += 1
-
-    def _text_bound(self, record: _Record) -> None:
-        head, tab, covered = record.body.partition("\t")
-        match = _TEXT_BOUND.fullmatch(head)
-        if not match or not tab:
-            reason = f"{record.id}: expected a type, offsets and the text, with tabs between."
-            self._fault(record.line, "broken-line", reason)
-            return
-        given = [tuple(map(int, pair.split(" "))) for pair in match[2].split(";")]
-        ordered = sorted(given)
-        offsets = [offset for pair in ordered for offset in pair]
-        if offsets[-1] > len(self.text) or max(offsets) > len(self.text):
-            reason = f"ends at {max(offsets)}, but the note has {len(self.text)} characters."
-            self._fault(record.line, "offset", f"{record.id}: {reason}")
-            return
-        if any(s >= e for s, e in ordered) or offsets != sorted(offsets):
-            reason = f"{record.id}: offsets are empty or overlap; expected start < end."
-            self._fault(record.line, "offset", reason)
-            return
-        self._check_text(record, covered, " ".join(self.text[s:e] for s, e in given))
-        if self.check_label is not None and (refused := self.check_label(match[1])):
-            self._fault(record.line, "unknown-label", f"{record.id}: {refused}")
-        self.mentions[record.id] = _Mention(match[1], tuple(Span(s, e) for s, e in ordered))
-
-    def _check_text(self, record: _Record, covered: str, text: str) -> None:
-        """White space may differ: tools write a line end in a mention as blank or as line end."""
-        expected, words, used = text.split(), covered.split(), 0
-        while len(words) < len(expected) and used < len(record.continued):
-            words += record.continued[used][1].split()
-            used += 1
-        if words == expected:
-            self._refuse_continuation(record.continued[used:])
-            return
-        reason = f"{record.id}: its text is not what stands at its offsets in the note."
-        self._fault(record.line, "text-mismatch", reason)
-        self._refuse_continuation(record.continued)
-
-    def _event(self, record: _Record) -> None:
-        match = _EVENT.fullmatch(record.body)
-        if not match:
-            reason = f"{record.id}: expected Type:Trigger and Role:Argument, blanks between."
-            self._fault(record.line, "broken-line", reason)
-        elif match[2] not in self.claimed:
-            reason = f"{record.id}: its trigger {_shown_id(match[2])} is not in the file."
-            self._fault(record.line, "dangling-relation", reason)
-        else:
-            self.events[record.id] = match[2]
-            if match[3]:
-                self.dropped["event role"] += match[3].count(" ")
-
-    def _own_note(self, record: _Record) -> None:
-        head, _, value = record.body.partition("\t")
-        try:
-            data = json.loads(value)
-            self.own[head.removeprefix(OWN_NOTE + " ")] = {
-                "id": str(data["id"]) if "id" in data else None,
-                "score": float(data["score"]) if "score" in data else None,
-                "spans": tuple(Span(int(s), int(e)) for s, e in data.get("spans", ())),
-            }
-        except (ValueError, TypeError, AttributeError, RecursionError):
-            reason = f"{record.id}: a damaged {OWN_NOTE} note. Remove the line."
-            self._fault(record.line, "broken-line", reason)
-
-    def _entities(self) -> dict[str, Entity]:
-        entities = {}
-        for identity, mention in self.mentions.items():
-            own = self.own.get(identity, {})
-            spans = own.get("spans") or mention.fragments
-            # After someone moved the mention in BRAT, our note of its exact spans is out of date.
-            if spans[-1].end > len(self.text) or line_pieces(self.text, spans) != mention.fragments:
-                spans = mention.fragments
-            name = own.get("id") or identity
-            entities[identity] = Entity(name, mention.label, spans, own.get("score"))
-        return entities
-
-    def _relation(self, record: _Record, entities: dict[str, Entity]) -> Relation | None:
-        match = _RELATION.fullmatch(record.body)
-        if not match:
-            reason = f"{record.id}: expected a type and two arguments, Arg1:T1 Arg2:T2."
-            self._fault(record.line, "broken-line", reason)
-            return None
-        ends = [self.events.get(end, end) for end in (match[3], match[5])]
-        if match[2] == "Arg2" and match[4] == "Arg1":
-            ends.reverse()
-        missing = [end for end in ends if end not in self.claimed or end[0] not in "TE"]
-        for end in missing:
-            reason = f"{record.id} names {_shown_id(end)}, which is no mention in the file."
-            self._fault(record.line, "dangling-relation", reason)
-        if missing or any(end not in entities for end in ends):
-            return None  # the mention has a fault of its own, which was reported
-        name = self.own.get(record.id, {}).get("id") or record.id
-        return Relation(name, match[1], entities[ends[0]].id, entities[ends[1]].id)
+        self.adjusted.update(parser.adjusted)
+        return Document(stem, text, *parsed, self.annotated_labels, self.source, parser.extras)

@@ -2,7 +2,8 @@
 
 The note's text is written unchanged. What BRAT has no place for stands in `#` notes of our own
 type: the score of a prediction, ids that BRAT does not allow, and the exact span of a mention that
-runs over a line end, which BRAT wants in fragments. Metadata cannot be written.
+runs over a line end, which BRAT wants in fragments. Of the metadata, attributes and groups are
+written as BRAT's own lines; the rest is left out.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from fedmedlora.core.errors import CorpusError
-from fedmedlora.corpora.brat import OWN_NOTE, line_pieces
+from fedmedlora.corpora.brat_annotations import OWN_NOTE, line_pieces
+from fedmedlora.corpora.extras import ATTRIBUTES, GROUPS, ROLES, items
 from fedmedlora.corpora.reader import shown
 
 if TYPE_CHECKING:
@@ -118,10 +121,54 @@ def _annotation_lines(document: Document) -> list[str]:
         lines.append(f"{name}\t{relation.label} Arg1:{head} Arg2:{tail}")
         notes.append((name, {} if name == relation.id else {"id": relation.id}))
     told = [(name, own) for name, own in notes if own]
+    attributes, groups = _writable_extras(document)
+    names |= links
+    for number, item in enumerate(attributes, 1):
+        value = "" if item["value"] is True else f" {item['value']}"
+        lines.append(f"A{number}\t{item['name']} {names[item['target']]}{value}")
+    lines += [
+        f"*\t{' '.join([item['label'], *(names[m] for m in item['members'])])}" for item in groups
+    ]
     return lines + [
         f"#{number}\t{OWN_NOTE} {name}\t{json.dumps(own)}"
         for number, (name, own) in enumerate(told, 1)
     ]
+
+
+def _writable_extras(document: Document) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The attributes and the groups that BRAT can hold."""
+    ids = {entity.id for entity in document.entities}
+    known = ids ^ {relation.id for relation in document.relations}  # an id of both says too little
+    attributes = [
+        item
+        for item in items(document, ATTRIBUTES)
+        if item["target"] in known
+        and re.fullmatch(r"\S+", item["name"])
+        and (item["value"] is True or re.fullmatch(r"[^\s\0]+(?: [^\s\0]+)*", item["value"]))
+    ]
+    groups = [
+        item
+        for item in items(document, GROUPS)
+        if re.fullmatch(r"\S+", item["label"])
+        and item["members"]
+        and known.issuperset(item["members"])
+    ]
+    return attributes, groups
+
+
+def brat_losses(document: Document) -> Counter[str]:
+    """What of the document will not be in its BRAT files, by kind."""
+    attributes, groups = _writable_extras(document)
+    others = document.metadata.keys() - {
+        kind for kind in (ATTRIBUTES, GROUPS, ROLES) if items(document, kind)
+    }
+    lost = {
+        "metadata": len(others) > 0,
+        "attribute": len(items(document, ATTRIBUTES)) - len(attributes),
+        "group": len(items(document, GROUPS)) - len(groups),
+        "event role": len(items(document, ROLES)),
+    }
+    return Counter({kind: int(count) for kind, count in lost.items() if count})
 
 
 def _brat_ids(letter: str, ids: list[str]) -> dict[str, str]:

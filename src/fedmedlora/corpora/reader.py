@@ -91,8 +91,9 @@ class Reader(ABC):
 
     Without `skip_bad_notes` the first bad note ends the reading with a `CorpusError` that lists the
     first faults and counts the others; with it, bad notes are left out and counted. After (and
-    during) an iteration, `num_read`, `num_skipped`, `faults` and `dropped` say what happened.
-    `dropped` counts, by kind, what the file holds but a `Document` cannot.
+    during) an iteration, `num_read`, `num_skipped`, `faults`, `dropped` and `adjusted` say what
+    happened. `dropped` counts, by kind, what the file holds but a `Document` cannot; `adjusted`
+    what was repaired on the way in, without doubt about what was meant.
 
     Args:
         path: What to read.
@@ -117,6 +118,7 @@ class Reader(ABC):
         self.annotated_labels = annotated_labels
         self.check_label = check_label
         self.dropped: Counter[str] = Counter()
+        self.adjusted: Counter[str] = Counter()
         self.faults: list[Fault] = []
         self.num_read = 0
         self.num_skipped = 0
@@ -127,6 +129,7 @@ class Reader(ABC):
 
     def __iter__(self) -> Iterator[Document]:
         self.dropped.clear()
+        self.adjusted.clear()
         self.faults.clear()
         self.num_read = self.num_skipped = 0
         for note in self.notes():
