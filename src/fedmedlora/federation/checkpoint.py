@@ -153,9 +153,14 @@ class Checkpoint:
         """The records of all saved rounds, in order.
 
         Raises:
-            RunStoreError: A round is missing or its record is damaged.
+            RunStoreError: A round is missing or its record is damaged; the message says what is
+                intact and how to go on.
         """
-        return [_read_round(self.round_folder(r) / ROUND_FILE)[0] for r in self.rounds()]
+        rounds = self.rounds()
+        try:
+            return [_read_round(self.round_folder(r) / ROUND_FILE)[0] for r in rounds]
+        except RunStoreError as error:
+            raise RunStoreError(f"{error} {self._way_on(rounds)}") from error
 
     def _way_on(self, rounds: list[int]) -> str:
         """What to do about the damaged last round, after a look at the earlier ones."""
