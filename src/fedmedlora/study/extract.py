@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fedmedlora.adapters.files import CONFIG_FILE, load_adapter
 from fedmedlora.core.errors import AdapterMismatchError, ConfigError, RunStoreError
 from fedmedlora.core.schema import default_schema
-from fedmedlora.corpora.brat_writer import write_brat
+from fedmedlora.corpora.brat_writer import note_files, write_brat
 from fedmedlora.corpora.jsonl import JsonlReader, is_jsonl, write_jsonl
 from fedmedlora.corpora.text import read_text_note
 from fedmedlora.federation.checkpoint import Checkpoint
@@ -54,7 +54,7 @@ def extract_to(
     Raises:
         ConfigError: An input is missing, a label is not an entity label of the schema, or `out`
             holds other notes.
-        CorpusError: A note cannot be read exactly.
+        CorpusError: A note cannot be read exactly, or BRAT cannot hold it.
         RunStoreError: `adapter` is neither a run nor an adapter folder.
         ModelError: The base model cannot be loaded.
         AdapterMismatchError: The adapter is for another base model.
@@ -65,6 +65,9 @@ def extract_to(
     if to == "brat" and out.is_dir() and any(out.iterdir()):
         raise ConfigError(f"{out}: not empty; expected a new folder, so that no notes mix.")
     documents = list(_read(inputs))
+    if to == "brat":
+        for document in documents:
+            note_files(document)  # raises now what writing would raise after hours
     trained = find_adapter(adapter)
     state = load_adapter(trained.folder)
     out.mkdir(parents=True, exist_ok=True)
