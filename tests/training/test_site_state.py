@@ -1,4 +1,4 @@
-"""What a site keeps for itself: there for the next round, never for its own, whole or not at all."""
+"""What a site keeps for itself: there for the next round, never for its own, and whole."""
 
 from __future__ import annotations
 

@@ -85,13 +85,13 @@ def train_locally(
                 f"local training: the loss is not a number at step {step + 1}. "
                 'Lower training.learning_rate, or set model.dtype = "float32".'
             )
+        optimiser.zero_grad(set_to_none=True)  # also of what a round that broke off left behind
         loss.backward()  # type: ignore[no-untyped-call]
         for parameter, start in zip(parameters, received, strict=False):
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach() - start, alpha=plan.proximal_mu)
         torch.nn.utils.clip_grad_norm_(parameters, settings.max_gradient_norm)
         optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
         loss_sum += float(losses.detach().sum())
         num_targets += losses.numel()
         num_tokens += batch.num_tokens
