@@ -60,12 +60,10 @@ def parse_study(values: dict[str, Any], where: str, faults: list[str] | None = N
     try:
         config = StudyConfig.model_validate(values)
     except ValidationError as error:
-        for fault in error.errors(include_url=False, include_context=False, include_input=False):
-            key = ".".join(str(part) for part in fault["loc"])
-            hint = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
-            faults.append(f"{where}: {key}: {hint}.")
-        doubtful = {str(fault["loc"][0]) for fault in error.errors()}
-        config = _sound_rest(values, error)
+        wrong = _wrong_parts(error)
+        faults += [f"{where}: {'.'.join(map(str, place))}: {hint}." for place, hint in wrong]
+        doubtful = {str(place[0]) for place, _ in wrong}
+        config = _sound_rest(values, [place for place, _ in wrong])
     if config is not None:
         faults += [f"{where}: {fault}" for fault in _contradictions(config, doubtful)]
     if faults and config is not None and "data" not in doubtful:
@@ -75,16 +73,34 @@ def parse_study(values: dict[str, Any], where: str, faults: list[str] | None = N
     return config
 
 
-def _sound_rest(values: dict[str, Any], error: ValidationError) -> StudyConfig | None:
+Place = tuple[int | str, ...]
+
+
+def _wrong_parts(error: ValidationError) -> list[tuple[Place, str]]:
+    """Where each fault is, and what is wrong there."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    places = [fault["loc"] for fault in found]
+    wrong = []
+    for fault in found:
+        place, hint = fault["loc"], fault["msg"]
+        # A list whose items are wrong is told to be too short as well.
+        inside = any(other[: len(place)] == place != other for other in places)
+        if not (fault["type"] == "too_short" and inside):
+            wrong.append((place, "unknown key" if fault["type"] == "extra_forbidden" else hint))
+    return wrong
+
+
+def _sound_rest(values: dict[str, Any], wrong: list[Place]) -> StudyConfig | None:
     """The study without the parts that are wrong, to look for faults in the others."""
     rest = copy.deepcopy(values)
-    # From the end, so that the places of list items before stay as they are.
-    parts = {tuple(fault["loc"][:2]) for fault in error.errors()}
-    for key, *item in sorted(parts, key=str, reverse=True):
-        if key in ("sites", "cohorts", "strategies") and item and isinstance(item[0], int):
-            rest[key].pop(item[0])
-        else:
-            rest.pop(str(key), None)
+    lists = ("sites", "cohorts", "strategies")
+    items = {place[:2] for place in wrong if place[0] in lists and len(place) > 1}
+    for key in lists:
+        if isinstance(rest.get(key), list):
+            rest[key] = [v for i, v in enumerate(rest[key]) if (key, i) not in items]
+    for place in wrong:
+        if place[:2] not in items:
+            rest.pop(str(place[0]), None)
     rest.setdefault("name", "unnamed")
     try:
         return StudyConfig.model_validate(rest)
@@ -172,7 +188,8 @@ def _override(values: dict[str, Any], text: str) -> str | None:
     except tomllib.TOMLDecodeError:
         value = raw
     if key == "data.root":
-        value = str(Path(str(value)).expanduser().resolve())
+        text = value if isinstance(value, str) else raw
+        value = str(Path(text).expanduser().resolve())
     *parents, last = key.split(".")
     place: Any = values
     for part in parents:

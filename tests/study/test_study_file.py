@@ -1,0 +1,271 @@
+"""The study file: defaults, overrides, and every fault told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedmedlora.cli.app import app
+from fedmedlora.cli.console import run_app
+from fedmedlora.core.errors import ConfigError
+from fedmedlora.corpora.card import CorpusCard, write_card
+from fedmedlora.corpora.jsonl import read_jsonl, write_jsonl
+from fedmedlora.study.study_file import load_study
+
+
+def faults(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_study(path, overrides)
+    return str(caught.value).splitlines()
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, "utf-8")
+    return path
+
+
+MINIMAL = """
+name = "least"
+[[sites]]
+name = "north"
+corpus = "hospitals/north"
+[[strategies]]
+name = "fedavg"
+"""
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> Path:
+    return write(tmp_path / "study.toml", MINIMAL)
+
+
+# What is accepted ----------------------------------------------------------------------------
+
+
+def test_a_name_a_site_and_a_strategy_are_enough(minimal: Path) -> None:
+    study = load_study(minimal)
+
+    assert study.federation.rounds == 3
+    assert study.model.base == "smollm2-135m"
+    assert study.path_of(study.sites[0]) == minimal.parent / "hospitals" / "north"
+
+
+def test_the_root_in_the_file_is_relative_to_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deep").mkdir()
+    write(tmp_path / "deep" / "s.toml", MINIMAL + '[data]\nroot = "../notes"\n')
+    monkeypatch.chdir(tmp_path / "deep")
+
+    assert load_study(Path("s.toml")).data.root == tmp_path / "notes"
+
+
+def test_the_root_of_an_override_is_relative_to_the_working_directory(
+    minimal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    assert load_study(minimal, ["data.root=notes"]).data.root == tmp_path / "elsewhere" / "notes"
+    assert load_study(minimal, ["data.root=2024"]).data.root == tmp_path / "elsewhere" / "2024"
+    assert load_study(minimal, ["data.root=/notes"]).data.root == Path("/notes")
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("seed=7", lambda s: s.seed == 7),
+        ("name=other", lambda s: s.name == "other"),
+        ('name="quoted"', lambda s: s.name == "quoted"),
+        ("lora.rank=4", lambda s: s.lora.rank == 4),
+        ("training.learning_rate=2e-4", lambda s: s.training.learning_rate == 2e-4),
+        ("model.base=org/model-1.5B", lambda s: s.model.base == "org/model-1.5B"),
+        ("model.base=a=b", lambda s: s.model.base == "a=b"),
+        ("data.artificial=true", lambda s: s.data.artificial is True),
+        ("sites.0.name=south", lambda s: s.sites[0].name == "south"),
+        ('sites.0.labels=["drug"]', lambda s: s.sites[0].labels == ("drug",)),
+        ("strategies.0.size=entities", lambda s: s.strategies[0].size == "entities"),
+        (
+            "server_notes.notes_per_site=2",
+            lambda s: s.server_notes and s.server_notes.notes_per_site == 2,
+        ),
+        ('evaluation.presets=["lenient"]', lambda s: s.evaluation.presets == ("lenient",)),
+        (
+            'cohorts=[{name="far", corpus="far"}]',
+            lambda s: [c.name for c in s.cohorts] == ["far"],
+        ),
+    ],
+)
+def test_an_override_reaches_tables_list_items_and_new_tables(
+    minimal: Path, override: str, read: Any
+) -> None:
+    assert not read(load_study(minimal))
+    assert read(load_study(minimal, [override]))
+
+
+def test_the_last_of_two_overrides_wins(minimal: Path) -> None:
+    assert load_study(minimal, ["seed=1", "seed=2"]).seed == 2
+
+
+# What is not -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("rounds", "--set rounds: expected KEY=VALUE"),
+        ("=3", "--set : expected KEY=VALUE"),
+        ("sites.7.name=x", "--set sites.7.name: there is no '7' in the study file"),
+        ("sites.x=1", "--set sites.x: there is no such key in the study file"),
+        ("name.first=x", "--set name.first: there is no such key in the study file"),
+        ("name.a.b=x", "--set name.a.b: there is no 'a' in the study file"),
+    ],
+)
+def test_an_override_of_nothing_is_a_fault(minimal: Path, override: str, reason: str) -> None:
+    assert any(reason in fault for fault in faults(minimal, override))
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("federation.round=3", "federation.round: unknown key"),
+        ("colour=red", "colour: unknown key"),
+        ("federation.rounds=many", "federation.rounds: Input should be a valid integer"),
+        ("federation.rounds=0", "federation.rounds: Input should be greater than 0"),
+        ("federation.rounds=1.5", "federation.rounds: Input should be a valid integer"),
+        ("federation.codec=int8", "federation.codec: Input should be 'fp32' or 'bf16'"),
+        ("federation.min_sites=2", "federation.min_sites: 2, but there are 1 sites"),
+        ("training.learning_rate=inf", "training.learning_rate: Input should be a finite number"),
+        ("training.learning_rate=nan", "training.learning_rate: Input should be"),
+        ("training.learning_rate=-1", "training.learning_rate: Input should be greater than 0"),
+        ("training.negatives=2", "training.negatives: Input should be less than or equal to 1"),
+        ("lora=3", "lora: Input should be a valid dictionary"),
+        ("data=3", "data: Input should be a valid dictionary"),
+        ("sites=[]", "sites: Tuple should have at least 1 item"),
+        ("sites=3", "sites: Input should be a valid tuple"),
+        ("sites.0.labels=[]", "sites.0.labels: Tuple should have at least 1 item"),
+        ("sites.0.corpus=3", "sites.0.corpus"),
+        ("lora.target_modules=[]", "lora.target_modules: Tuple should have at least 1 item"),
+        ("evaluation.presets=[]", "evaluation.presets: Tuple should have at least 1 item"),
+        ('evaluation.presets=["strict", "strict"]', "evaluation.presets: strict occurs twice"),
+        ('evaluation.presets=["near"]', "evaluation.presets.0: Input should be 'strict'"),
+        ("strategies.0.name=fedbest", "strategies.0: Input tag 'fedbest'"),
+        ("strategies.0.mode=paper", "strategies.0.fedavg.mode: unknown key"),
+        ('strategies=[{name="fedavg"}, {name="fedavg"}]', "fedavg is listed more than once"),
+        ('strategies=[{name="fedmedlora-plus"}]', "expected [server_notes], got none"),
+        ("split.train=0.9", "split: the shares add up to 1.2; expected 1"),
+        ("split.test=0", "split.test: Input should be greater than 0"),
+        ('server_notes.sites=["south"]', "server_notes.sites: 'south' is not a training site"),
+        ('cohorts=[{name="north", corpus="x"}]', "'north' is used for more than one site"),
+        ('cohorts=[{name="a", corpus="hospitals/north"}]', "trained on at one place and tested"),
+        ('cohorts=[{name="a", corpus="x/../hospitals/north"}]', "trained on at one place"),
+        ("name=a/b", "name 'a/b': expected letters, digits"),
+        ("name=", "name '': expected letters, digits"),
+        ("sites.0.name=.hidden", "name '.hidden': expected letters"),
+        ("sites.0.name=a--b", "name 'a--b': expected letters"),
+        ('sites.0.name="two words"', "name 'two words': expected letters"),
+        ('sites.0.name="line\\nend"', "name 'line\\nend': expected letters"),
+        ("sites.0.name=pooled", "name 'pooled': stands for the notes of all sites"),
+        (f"sites.0.name={'x' * 65}", "at most 64"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_was_expected(
+    minimal: Path, override: str, reason: str
+) -> None:
+    found = faults(minimal, override)
+
+    assert any(reason in fault for fault in found), found
+
+
+def test_a_study_without_any_arm_is_a_fault(minimal: Path) -> None:
+    off = [f"arms.{arm}=false" for arm in ("zero_shot", "single_site", "centralized")]
+
+    assert any("nothing to do" in fault for fault in faults(minimal, "strategies=[]", *off))
+    assert load_study(minimal, off)
+    assert load_study(minimal, ["strategies=[]"])
+
+
+def test_options_of_a_strategy_make_arms_of_their_own(minimal: Path) -> None:
+    two = '[{name="fedavg"}, {name="fedavg", size="entities"}]'
+    three = (
+        '[{name="fedmedlora-plus"}, {name="fedmedlora-plus", mode="paper"}, '
+        '{name="fedmedlora-plus", validation_loss="sequence"}]'
+    )
+
+    assert load_study(minimal, [f"strategies={two}"])
+    assert load_study(minimal, [f"strategies={three}", "server_notes={}"])
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"name = [", "not TOML"),
+        (b'name = "K\xf6ln"', "byte 9 is not UTF-8"),
+        (b'name = "a"\nname = "b"', "not TOML"),
+        (b"", "name: Field required"),
+    ],
+)
+def test_a_file_that_is_no_study_is_told(tmp_path: Path, data: bytes, reason: str) -> None:
+    path = tmp_path / "study.toml"
+    path.write_bytes(data)
+
+    found = faults(path)
+
+    assert any(fault.startswith(str(path)) and reason in fault for fault in found)
+
+
+def test_all_faults_of_file_overrides_and_notes_are_told_at_once_and_nothing_is_written(
+    bare_study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hospitals = bare_study.parent / "hospitals"
+    empty = hospitals / "empty"
+    empty.mkdir()
+    notes = read_jsonl(hospitals / "elm-eye" / "documents.jsonl")
+    write_jsonl(empty / "documents.jsonl", [n.with_entities(()) for n in notes])
+    write_card(empty, CorpusCard("empty", "documents.jsonl", ("problem",)))
+    text = bare_study.read_text("utf-8")
+    text = text.replace("rounds = 2", "rounds = 'two'\ncolour = 1").replace("[lora]", "[lore]")
+    text += '\n[[sites]]\nname = "empty"\ncorpus = "empty"\n'
+    text += '\n[[sites]]\nname = "gone"\ncorpus = "gone"\n'
+    text += '\n[[cohorts]]\nname = "empty"\ncorpus = "elm-eye"\nlabels = ["drug", "mood"]\n'
+    text += '\n[[cohorts]]\nname = 3\ncorpus = "far"\n'
+    text += '\n[[strategies]]\nname = "fedavg"\n'
+    bare_study.write_text(text, "utf-8")
+    before = sorted(bare_study.parent.rglob("*"))
+    runs = bare_study.parent / "runs"
+    options = ["--set", "split.train=0.9", "--set", "nonsense", "--out", str(runs)]
+
+    for command in (["run", *options], ["check", *options[:-2]]):
+        assert run_app(app, ["study", command[0], str(bare_study), *command[1:]]) == 2
+
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        lines = captured.err.splitlines()
+        assert all(line.startswith("error: ") for line in lines)
+        for reason in (
+            "federation.rounds: Input should be a valid integer",
+            "federation.colour: unknown key",
+            "lore: unknown key",
+            "cohorts.3.name: Input should be a valid string",
+            "--set nonsense: expected KEY=VALUE",
+            "split: the shares add up to 1.2",
+            "name 'empty' is used for more than one site or cohort",
+            "fedavg is listed more than once",
+            f"gone: {hospitals / 'gone'}: not found",
+            "site empty: has no training note with an annotated entity",
+            "label 'mood' is not an entity label that the corpus annotates",
+        ):
+            assert sum(reason in line for line in lines) == 1, (reason, captured.err)
+        assert len(lines) == 11
+        assert sorted(bare_study.parent.rglob("*")) == before
+
+
+def test_what_follows_from_a_fault_only_is_not_told(bare_study: Path) -> None:
+    # Without a right [server_notes] the strategy that needs it is not a second fault, and so on.
+    assert len(faults(bare_study, "server_notes.notes_per_site=0")) == 1
+    assert len(faults(bare_study, "federation.min_sites=3", "sites.0.labels=3")) == 1
+    assert len(faults(bare_study, 'server_notes.sites=["alder-icu"]', "sites.0.labels=3")) == 1
+    assert len(faults(bare_study, "split.train=x")) == 1
+    assert len(faults(bare_study, "data.artificial=maybe")) == 1
