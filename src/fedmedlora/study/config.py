@@ -72,8 +72,8 @@ class TrainingConfig(Config):
     epochs: PositiveFloat = 1.0
     """Passes over a site's examples in one round."""
 
-    batch_tokens: PositiveInt = 1024
-    """Tokens of an optimiser step, padding included."""
+    batch_tokens: PositiveInt = 512
+    """Tokens of an optimiser step, padding included. Small steps suit small token budgets."""
 
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
 
