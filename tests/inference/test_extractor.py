@@ -1,0 +1,237 @@
+"""Documents in, the same documents with entities out: exact offsets, whatever the note holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedmedlora.adapters.exchange import LocalPlan
+from fedmedlora.core.document import Document, Entity
+from fedmedlora.core.records import SilentObserver
+from fedmedlora.inference.extractor import Extractor
+from fedmedlora.models.catalog import ALL_LINEAR
+from fedmedlora.models.load import BaseModel
+from fedmedlora.models.lora import LoRAModel, initial_adapter, merged
+from fedmedlora.models.windowing import note_windows
+from fedmedlora.prompts.registry import FORMATS, get_format
+from fedmedlora.testing.generators import LABELS, note_texts
+from fedmedlora.training.batches import encode_example, render_documents
+from fedmedlora.training.local import LocalSettings, train_locally
+
+BaseOf = Callable[..., BaseModel]
+WINDOW_TOKENS = 40
+
+HOSTILE = [
+    "",
+    " \r\n\t ",
+    "x",
+    "😀",
+    "pain\r\n\tfever\u00a0e\u0301 😀",
+    "Write <problem>x</> for pain. </> <drug> aspirin",
+    'Bold <span class="problem">x</span> < 5 & > 2 &amp;',
+    "<|begin|> no <|end|> fever",
+    "fever and pain " * 15,  # a sentence longer than a window
+    "No fever. No pain.\n" * 4,
+]
+
+
+def notes() -> list[Document]:
+    return [Document(f"note-{number}", text) for number, text in enumerate(HOSTILE)]
+
+
+def extract(
+    base: BaseModel, documents: list[Document], *, name: str = "compact", **options: Any
+) -> list[Document]:
+    settings = {"window_tokens": WINDOW_TOKENS, "batch_size": 8, **options}
+    extractor = Extractor(base, get_format(name), **settings)
+    return list(extractor.extract(documents, LABELS, SilentObserver()))
+
+
+def spans_of(document: Document) -> list[tuple[str, int, int]]:
+    return [(e.label, e.start, e.end) for e in document.entities]
+
+
+def scores_of(document: Document) -> list[float]:
+    return [e.score for e in document.entities if e.score is not None]
+
+
+def check(given: list[Document], found: list[Document]) -> None:
+    assert [(d.id, d.text) for d in found] == [(d.id, d.text) for d in given]
+    for document in found:
+        assert document.relations == ()
+        assert [e.id for e in document.entities] == [
+            f"T{number}" for number in range(1, len(document.entities) + 1)
+        ]
+        position = 0
+        for entity in document.entities:
+            words = document.text[entity.start : entity.end]
+            assert position <= entity.start
+            assert words == words.strip() != ""
+            assert entity.label in LABELS
+            assert entity.score is not None
+            assert 0 < entity.score <= 1
+            position = entity.end
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("shape", ["llama", "qwen3"])
+def test_every_note_comes_back_in_order_with_trimmed_disjoint_entities(
+    tiny: BaseOf, shape: str, name: str
+) -> None:
+    found = extract(tiny(shape, 1), notes(), name=name)
+
+    check(notes(), found)
+    assert sum(len(document.entities) for document in found) > 10
+    assert [len(document.entities) for document in found[:2]] == [0, 0]  # nothing to find there
+
+
+@settings(deadline=None, max_examples=25)
+@given(texts=st.lists(note_texts(max_parts=8), max_size=4), name=st.sampled_from(FORMATS))
+def test_whatever_the_notes_hold_the_entities_are_stretches_of_them(
+    tiny: BaseOf, texts: list[str], name: str
+) -> None:
+    given_notes = [Document(f"note-{number}", text) for number, text in enumerate(texts)]
+
+    check(given_notes, extract(tiny("llama", 2), given_notes, name=name))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_batches_and_chunks_do_not_change_the_result(tiny: BaseOf, name: str) -> None:
+    base = tiny("deepseek-distill", 1, torch.float64)
+    whole = extract(base, notes(), name=name, batch_size=64)
+    for size in (1, 5):  # chunks of 16 batches: one window at a time makes several
+        parts = extract(base, notes(), name=name, batch_size=size)
+        for one, other in zip(whole, parts, strict=True):
+            assert spans_of(one) == spans_of(other)
+            assert scores_of(one) == pytest.approx(scores_of(other), abs=2e-6)
+
+
+def test_a_note_is_extracted_alike_in_any_company(tiny: BaseOf) -> None:
+    base = tiny("qwen3", 1, torch.float64)
+    together = extract(base, notes())
+    alone = [extract(base, [note])[0] for note in notes()]
+
+    assert [spans_of(d) for d in together] == [spans_of(d) for d in alone]
+
+
+def test_gold_is_dropped_and_all_else_kept(tiny: BaseOf) -> None:
+    gold = Document(
+        "a",
+        "no pain",
+        (Entity.at("G1", "course", 0, 2),),
+        annotated_labels=frozenset({"problem"}),
+        source="here",
+        metadata={"kind": "note"},
+    )
+    (found,) = extract(tiny("llama"), [gold])
+
+    assert all(entity.label in LABELS for entity in found.entities)
+    assert (found.source, found.annotated_labels) == ("here", gold.annotated_labels)
+    assert found.metadata == {"kind": "note"}
+
+
+def test_an_entity_seen_by_two_windows_is_found_once_by_the_one_that_answers_for_it(
+    tiny: BaseOf,
+) -> None:
+    base = tiny("llama", 1)
+    note = Document("long", "pain and fever were seen " * 30)
+    cores = [
+        window.core
+        for window in note_windows(note.text, base.tokenizer, budget_tokens=WINDOW_TOKENS)
+    ]
+    (found,) = extract(base, [note])
+
+    assert len(cores) > 5
+    check([note], [found])
+    assert len(set(spans_of(found))) == len(found.entities)
+    answering = [any(c.start <= e.start < c.end for e in found.entities) for c in cores]
+    assert sum(answering) > 3
+
+
+@dataclass
+class Watcher(SilentObserver):
+    """How many notes were announced as done."""
+
+    done: float = 0
+
+    def advance(self, amount: float, **_: float) -> None:
+        self.done += amount
+
+
+def test_the_observer_is_told_of_every_note_once(tiny: BaseOf) -> None:
+    watcher = Watcher()
+    extractor = Extractor(
+        tiny("llama"), get_format("compact"), window_tokens=WINDOW_TOKENS, batch_size=2
+    )
+    list(extractor.extract(notes(), LABELS, watcher))
+
+    assert watcher.done == len(HOSTILE)
+
+
+def test_notes_are_read_as_they_are_needed(tiny: BaseOf) -> None:
+    read = []
+
+    def many() -> Iterator[Document]:
+        for number in range(500):
+            read.append(number)
+            yield Document(f"n{number}", "pain")
+
+    extractor = Extractor(tiny("llama"), get_format("compact"), window_tokens=40, batch_size=2)
+    first = next(extractor.extract(many(), LABELS, SilentObserver()))
+
+    assert first.id == "n0"
+    assert len(read) == 32
+
+
+def test_no_notes_give_no_documents(tiny: BaseOf) -> None:
+    assert extract(tiny("llama"), []) == []
+
+
+@pytest.mark.parametrize(
+    "unit", ["x", "no pain ", "<problem>", "\u0301"], ids=["letters", "words", "tags", "marks"]
+)
+def test_a_line_of_20000_characters_is_done_in_reasonable_time(tiny: BaseOf, unit: str) -> None:
+    note = Document("line", unit * (20_000 // len(unit)))
+    started = time.perf_counter()
+    found = extract(tiny("llama"), [note], batch_size=128, window_tokens=96)
+
+    check([note], found)
+    assert time.perf_counter() - started < 60
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_was_learnt_by_heart_is_extracted_without_a_fault(tiny: BaseOf, name: str) -> None:
+    """The decoder chooses between the very tokens that training showed."""
+    base, tags = tiny("llama"), get_format(name)
+    taught = [
+        Document("a", "Pain, was given aspirin.", (
+            Entity.at("T1", "problem", 0, 4), Entity.at("T2", "drug", 16, 23))),
+        Document("b", "aspirin for <b>chest pain > 5", (
+            Entity.at("T1", "drug", 0, 7), Entity.at("T2", "problem", 15, 25))),
+        Document("c", "No scan, no fever\r\n(pain)", (
+            Entity.at("T1", "test", 3, 7), Entity.at("T2", "problem", 12, 17),
+            Entity.at("T3", "problem", 20, 24))),
+        Document("d", "Nothing < 5 here </> &"),
+    ]  # fmt: skip
+    rendered = render_documents(taught, tags, base.tokenizer, LABELS, window_tokens=60)
+    examples = [encode_example(example, base.tokenizer) for example in rendered]
+    adapter = initial_adapter(base, rank=16, alpha=32.0, target_modules=ALL_LINEAR, seed=0)
+    learnt = train_locally(
+        LoRAModel(base, adapter.spec),
+        adapter,
+        examples,
+        LocalPlan(round_index=1, epochs=60.0),
+        LocalSettings(learning_rate=1e-2, epochs=1.0, batch_tokens=4096),
+        SilentObserver(),
+    )
+    found = extract(merged(base, learnt.adapter), taught, name=name, window_tokens=60)
+
+    assert [spans_of(d) for d in found] == [spans_of(d) for d in taught]
+    assert min(score for document in found for score in scores_of(document)) > 0.5
