@@ -81,7 +81,7 @@ def test_convert_goes_both_ways_and_accounts_for_the_notes(run, hospitals, tmp_p
     )
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        "read     2 notes",
+        "read     2 notes, 2 entities, 1 relations",
         f"written  2 notes, 2 entities, 1 relations -> {tmp_path / 'b'}",
         "skipped  0 notes",
     ]

@@ -49,7 +49,8 @@ def test_the_card_goes_with_the_notes_into_a_folder(tmp_path):
 def test_metadata_that_brat_cannot_hold_is_counted(tmp_path):
     write_jsonl(tmp_path / "a.jsonl", [Document("n1", "x", metadata={"patient_id": "p"})])
     account = convert(tmp_path / "a.jsonl", "jsonl", "brat", tmp_path / "brat")
-    assert account.dropped == {"metadata": 1}
+    assert (account.dropped, account.lost) == ({}, {"metadata": 1})
+    assert account.to_json()["dropped"] == {"metadata": 1}
 
 
 def broken_brat(folder):

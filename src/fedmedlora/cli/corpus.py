@@ -21,11 +21,26 @@ CorpusPath = Annotated[
 ]
 
 
-class Format(StrEnum):
-    """Storage formats of annotated notes."""
+class SourceFormat(StrEnum):
+    """Storage formats that can be read."""
 
     jsonl = "jsonl"
     brat = "brat"
+    i2b2_2010 = "i2b2-2010"
+    bio = "bio"
+    doccano = "doccano"
+    kiwi_json = "kiwi-json"
+    label_studio = "label-studio"
+
+
+class TargetFormat(StrEnum):
+    """Storage formats that can be written."""
+
+    jsonl = "jsonl"
+    brat = "brat"
+    bio = "bio"
+    doccano = "doccano"
+    label_studio = "label-studio"
 
 
 @app.command(epilog="Example: fedmedlora corpus synthesize --out hospitals --notes 40")
@@ -47,24 +62,34 @@ def synthesize(
 
 
 @app.command(
-    epilog="Example: fedmedlora corpus convert notes/ --from brat --to jsonl --out n.jsonl"
+    epilog="Example: fedmedlora corpus convert n2c2/ --from brat --map n2c2-2018 --to jsonl --out n"
 )
 def convert(
-    source: CorpusPath,
-    source_format: Annotated[Format, typer.Option("--from", help="What SOURCE holds.")],
-    target_format: Annotated[Format, typer.Option("--to", help="What to write.")],
-    out: Annotated[Path, typer.Option(help="A new folder or, for jsonl, a file.")],
+    source: Annotated[Path, typer.Argument(exists=True, help="A folder or a file of notes.")],
+    source_format: Annotated[SourceFormat, typer.Option("--from", help="What SOURCE holds.")],
+    target_format: Annotated[TargetFormat, typer.Option("--to", help="What to write.")],
+    out: Annotated[Path, typer.Option(help="A new folder or, for all but brat and bio, a file.")],
+    mapping: Annotated[
+        str | None,
+        typer.Option("--map", help="A mapping file (TOML), or a name such as maccrobat."),
+    ] = None,
     skip_bad_notes: Annotated[
         bool, typer.Option("--skip-bad-notes", help="Leave out and count notes with faults.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Store notes in another format, exactly, and say what was read, written and dropped."""
+    """Store notes in another format or with other labels; say what was read, mapped and dropped."""
     from fedmedlora.cli import corpus_tables
     from fedmedlora.corpora.convert import convert as convert_corpus
+    from fedmedlora.corpora.mapping import load_mapping
 
     conversion = convert_corpus(
-        source, source_format.value, target_format.value, out, skip_bad_notes=skip_bad_notes
+        source,
+        source_format.value,
+        target_format.value,
+        out,
+        mapping=load_mapping(mapping) if mapping else None,
+        skip_bad_notes=skip_bad_notes,
     )
     if as_json:
         print_json(conversion.to_json())

@@ -20,8 +20,11 @@ _PIPED_WIDTH = 200
 
 
 def show_conversion(conversion: Conversion) -> None:
-    """Print what was read, written, left out and dropped, and why."""
-    typer.echo(f"read     {conversion.num_read} notes")
+    """Print what was read, mapped, written, left out and dropped, and why."""
+    typer.echo(
+        f"read     {conversion.num_read} notes, {conversion.num_entities_read} entities, "
+        f"{conversion.num_relations_read} relations"
+    )
     typer.echo(
         f"written  {conversion.num_written} notes, {conversion.num_entities} entities, "
         f"{conversion.num_relations} relations -> {conversion.written_to}"
@@ -29,8 +32,16 @@ def show_conversion(conversion: Conversion) -> None:
     typer.echo(f"skipped  {conversion.num_skipped} notes")
     for fault in conversion.faults:
         typer.echo(f"  {fault}")
-    for kind, count in conversion.dropped.items():
-        typer.echo(f"dropped  {count} x {kind}: the target has no place for it")
+    for verb, counts in (
+        ("mapped", conversion.mapped),
+        ("adjusted", conversion.adjusted),
+        ("dropped", conversion.dropped),
+        ("lost", conversion.lost),
+    ):
+        for kind, count in counts.items():
+            typer.echo(f"{verb:8} {count} x {kind}")
+    if conversion.lost:
+        typer.echo("Lost is what the target format cannot hold.")
 
 
 def show_validations(results: Sequence[Validation]) -> None:

@@ -6,17 +6,17 @@ of an `.ann` file becomes is said in `brat_annotations.py`.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmedlora.core.document import Document
 from fedmedlora.corpora.brat_annotations import AnnotationParser
+from fedmedlora.corpora.note_folder import note_id, note_paths
 from fedmedlora.corpora.reader import BadNote, Fault, Reader
 from fedmedlora.corpora.text import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 def read_brat(folder: Path, *, skip_bad_notes: bool = False) -> list[Document]:
@@ -30,15 +30,7 @@ def read_brat(folder: Path, *, skip_bad_notes: bool = False) -> list[Document]:
 
 def holds_brat(folder: Path) -> bool:
     """Whether there is an annotation file somewhere in the folder."""
-    return any(path.suffix == ".ann" for path in _files(folder))
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for where, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            if name.endswith((".txt", ".ann")) and not name.startswith("."):
-                yield Path(where, name)
+    return any(True for _ in note_paths(folder, (".ann",)))
 
 
 class BratReader(Reader):
@@ -60,9 +52,8 @@ class BratReader(Reader):
     def notes(self) -> Iterator[Document | BadNote]:
         """Every note in the folder, the bad ones as what is wrong with them."""
         stems: dict[str, set[str]] = {}
-        for path in _files(self.path):
-            stem = path.relative_to(self.path).with_suffix("").as_posix()
-            stems.setdefault(stem, set()).add(path.suffix)
+        for path in note_paths(self.path, (".txt", ".ann")):
+            stems.setdefault(note_id(self.path, path), set()).add(path.suffix)
         for stem in sorted(stems):
             yield self._note(stem, stems[stem])
         if not stems:

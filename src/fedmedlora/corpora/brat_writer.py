@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from fedmedlora.core.errors import CorpusError
 from fedmedlora.corpora.brat_annotations import OWN_NOTE, line_pieces
 from fedmedlora.corpora.extras import ATTRIBUTES, GROUPS, ROLES, items
+from fedmedlora.corpora.note_folder import check_file_name, check_labels, write_notes
+from fedmedlora.corpora.numbered_ids import numbered_ids
 from fedmedlora.corpora.reader import shown
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fedmedlora.core.document import Document
-
-_MAX_NAME_BYTES = 200
 
 
 def write_brat(folder: Path, documents: Iterable[Document]) -> int:
@@ -35,32 +34,12 @@ def write_brat(folder: Path, documents: Iterable[Document]) -> int:
         CorpusError: The folder holds something already, two documents have the same id, or BRAT
             cannot hold one of them.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CorpusError(f"{folder}: not empty; expected a new folder, so that no notes mix.")
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
-    partial.mkdir(parents=True)
-    count = 0
-    try:
-        for document in documents:
-            _write_note(partial, document)
-            count += 1
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return count
+    return write_notes(folder, ((document.id, _files(document)) for document in documents))
 
 
-def _write_note(folder: Path, document: Document) -> None:
+def _files(document: Document) -> dict[str, bytes]:
     text, annotations = note_files(document)
-    path = folder / f"{document.id}.txt"
-    if path.exists():
-        raise CorpusError(f"document id {shown(document.id)} occurs twice.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text)
-    path.with_suffix(".ann").write_bytes(annotations)
+    return {".txt": text, ".ann": annotations}
 
 
 def note_files(document: Document) -> tuple[bytes, bytes]:
@@ -71,17 +50,12 @@ def note_files(document: Document) -> tuple[bytes, bytes]:
             reading would refuse.
     """
     where = f"document {shown(document.id)}"
-    if not all(map(_is_file_name, document.id.split("/"))):
-        raise CorpusError(
-            f"{where}: the id cannot be a file name; expected no empty part, no leading dot, no "
-            "backslash or control character, and a moderate length. Give it another id."
-        )
+    check_file_name(document.id)
     if "\0" in document.text or document.text.startswith("\ufeff"):
         raise CorpusError(f"{where}: the text holds a NUL or starts with a byte order mark.")
-    labels = {entity.label for entity in document.entities}
-    for label in labels | {relation.label for relation in document.relations}:
-        if not re.fullmatch(r"\S+", label):
-            raise CorpusError(f"{where}: a label is empty or holds white space.")
+    check_labels(
+        document.id, [x.label for x in document.entities] + [x.label for x in document.relations]
+    )
     try:
         annotations = "".join(f"{line}\n" for line in _annotation_lines(document)).encode()
         return document.text.encode(), annotations
@@ -89,19 +63,10 @@ def note_files(document: Document) -> tuple[bytes, bytes]:
         raise CorpusError(f"{where}: holds half a surrogate pair.") from None
 
 
-def _is_file_name(part: str) -> bool:
-    return (
-        bool(part)
-        and part[0] != "."
-        and not re.search(r"[\x00-\x1f\x7f\\\ud800-\udfff]", part)
-        and len(part.encode()) <= _MAX_NAME_BYTES
-    )
-
-
 def _annotation_lines(document: Document) -> list[str]:
     lines: list[str] = []
     notes: list[tuple[str, dict[str, Any]]] = []
-    names = _brat_ids("T", [entity.id for entity in document.entities])
+    names = numbered_ids("T", [entity.id for entity in document.entities])
     for entity in document.entities:
         name = names[entity.id]
         pieces = line_pieces(document.text, entity.spans)
@@ -115,7 +80,7 @@ def _annotation_lines(document: Document) -> list[str]:
         if entity.score is not None:
             own["score"] = entity.score
         notes.append((name, own))
-    links = _brat_ids("R", [relation.id for relation in document.relations])
+    links = numbered_ids("R", [relation.id for relation in document.relations])
     for relation in document.relations:
         name, head, tail = links[relation.id], names[relation.head], names[relation.tail]
         lines.append(f"{name}\t{relation.label} Arg1:{head} Arg2:{tail}")
@@ -169,19 +134,3 @@ def brat_losses(document: Document) -> Counter[str]:
         "event role": len(items(document, ROLES)),
     }
     return Counter({kind: int(count) for kind, count in lost.items() if count})
-
-
-def _brat_ids(letter: str, ids: list[str]) -> dict[str, str]:
-    """An id of BRAT's form for each id; one that has the form already keeps it."""
-    taken = {identity for identity in ids if re.fullmatch(f"{letter}[0-9]+", identity)}
-    names: dict[str, str] = {}
-    number = 0
-    for identity in ids:
-        if identity in taken:
-            names[identity] = identity
-            continue
-        number += 1
-        while f"{letter}{number}" in taken:
-            number += 1
-        names[identity] = f"{letter}{number}"
-    return names

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CARD_NAME = "corpus.toml"
 
-_STRINGS = ("name", "documents", "role", "licence", "style")
+_STRINGS = ("name", "documents", "format", "role", "licence", "style")
 _LISTS = ("annotated_labels", "annotated_relations")
 _COUNTS = ("num_documents", "num_entities", "num_relations")
 _REQUIRED = ("name", "documents", "annotated_labels")
@@ -34,6 +34,7 @@ class CorpusCard:
         role: What the corpus is for, e.g. `train`, `external`, `new-site`.
         licence: An SPDX identifier or a sentence.
         style: The kind of notes, in words.
+        format: The format of the documents, if they are neither JSON lines nor BRAT files.
         num_documents: How many there should be, where the card says so; likewise the next two.
     """
 
@@ -44,6 +45,7 @@ class CorpusCard:
     role: str = ""
     licence: str = ""
     style: str = ""
+    format: str = ""
     num_documents: int | None = None
     num_entities: int | None = None
     num_relations: int | None = None

@@ -140,7 +140,7 @@ class JsonlReader(Reader):
 
     def _note(self, raw: bytes, line: int, ids: set[str]) -> Document | BadNote:
         problems: list[Problem] = []
-        data = _parse(raw, line, problems)
+        data = parse_json_line(raw, line, problems)
         document = None if problems else self._document(data, problems)
         if document is None:
             return self._bad(line, problems)
@@ -189,7 +189,7 @@ def _refuse_constant(_name: str) -> NoReturn:
 _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
-def _parse(raw: bytes, line: int, problems: list[Problem]) -> Any:
+def parse_json_line(raw: bytes, line: int, problems: list[Problem]) -> Any:
     """The line's JSON value; what is wrong with its bytes goes to `problems`."""
     if line == 1 and raw.startswith(_BOM):
         problems.append(

@@ -1,14 +1,19 @@
-"""One door to annotated notes on disk: a folder with a card, BRAT files, or one JSON lines file."""
+"""One door to annotated notes on disk: a folder with a card, BRAT files, or one JSON lines file.
+
+A card may name any format; without a card, formats other than these two have to be named.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, get_args
 
 from fedmedlora.core.errors import ConfigError, CorpusError
-from fedmedlora.corpora.brat import BratReader, holds_brat
+from fedmedlora.corpora.brat import holds_brat
 from fedmedlora.corpora.card import CARD_NAME, CorpusCard, load_card
-from fedmedlora.corpora.jsonl import SUFFIXES, JsonlReader, is_jsonl
+from fedmedlora.corpora.formats import FOLDERS_ONLY, READERS, SourceFormat
+from fedmedlora.corpora.jsonl import SUFFIXES, is_jsonl
+from fedmedlora.corpora.reader import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,15 +21,13 @@ if TYPE_CHECKING:
     from fedmedlora.core.document import Document
     from fedmedlora.corpora.reader import LabelCheck, Reader
 
-Format = Literal["jsonl", "brat"]
-
 
 @dataclass(frozen=True, slots=True)
 class CorpusSource:
     """Where a corpus is and how it is stored; nothing but the card was read yet."""
 
     name: str
-    format: Format
+    format: SourceFormat
     documents: Path
     card: CorpusCard | None
 
@@ -37,8 +40,7 @@ class CorpusSource:
         self, *, skip_bad_notes: bool = False, check_label: LabelCheck | None = None
     ) -> Reader:
         """The reader of the documents, which get the card's name and labels."""
-        kind = JsonlReader if self.format == "jsonl" else BratReader
-        return kind(
+        return READERS[self.format](
             self.documents,
             skip_bad_notes=skip_bad_notes,
             source=self.name,
@@ -70,17 +72,28 @@ def load_corpus(path: Path, *, skip_bad_notes: bool = False) -> Corpus:
     return Corpus(source.name, documents, source.annotated_labels, source.card)
 
 
-def find_source(path: Path) -> CorpusSource:
+def find_source(path: Path, wanted: SourceFormat | None = None) -> CorpusSource:
     """What is stored at `path`.
 
     Raises:
-        ConfigError: There is no corpus at `path`.
+        ConfigError: There is no corpus at `path`, or none of the wanted format.
         CorpusError: The card is wrong or names documents that are not there.
     """
     if not path.exists():
         raise ConfigError(f"{path}: not found; expected a corpus folder or a .jsonl file.")
     if path.name == CARD_NAME:
         path = path.parent
+    if wanted not in (None, "jsonl", "brat") and not (path / CARD_NAME).is_file():
+        if wanted in FOLDERS_ONLY and path.is_file():
+            raise ConfigError(f"{path}: expected a folder of {wanted} files, got a file.")
+        return CorpusSource(path.resolve().name.split(".")[0], wanted, path, None)
+    found = _find(path)
+    if wanted not in (None, found.format):
+        raise ConfigError(f"{path}: holds {found.format}, not {wanted}.")
+    return found
+
+
+def _find(path: Path) -> CorpusSource:
     if path.is_file():
         if not is_jsonl(path):
             raise ConfigError(f"{path}: expected a file ending in {', '.join(SUFFIXES)}.")
@@ -98,6 +111,11 @@ def find_source(path: Path) -> CorpusSource:
 def _from_card(path: Path) -> CorpusSource:
     card = load_card(path)
     documents = path.parent / card.documents
+    if card.format and documents.exists():
+        if card.format not in READERS:
+            known = ", ".join(get_args(SourceFormat))
+            raise CorpusError(f"{path}: format is {shown(card.format)}; expected one of {known}.")
+        return CorpusSource(card.name, card.format, documents, card)
     if documents.is_file() and is_jsonl(documents):
         return CorpusSource(card.name, "jsonl", documents, card)
     if documents.is_dir():
