@@ -53,29 +53,41 @@ def test_json_holds_what_the_contract_says(
     assert run_app(app, [*files, "--json"]) == 0
 
     result = json.loads(capsys.readouterr().out)
-    one_of_two = {"tp": 1, "fp": 1, "fn": 1, "precision": 0.5, "recall": 0.5, "f1": 0.5}
-    right = {"tp": 1, "fp": 0, "fn": 0, "precision": 1.0, "recall": 1.0, "f1": 1.0}
-    wrong = {"tp": 0, "fp": 1, "fn": 1, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+
+    def counts(tp: int, fp: int, fn: int, f1: float) -> dict[str, Any]:
+        ratios = {"precision": f1, "recall": f1, "f1": f1, "f1_ci95": [f1, f1]}
+        return {"tp": tp, "fp": fp, "fn": fn, **ratios}
+
+    one_of_two, right, wrong = counts(1, 1, 1, 0.5), counts(1, 0, 0, 1.0), counts(0, 1, 1, 0.0)
+    boundary = {"kind": "boundary", "count": 1}
     assert result == {
         "preset": "strict",
         "version": __version__,
         "documents": 1,
         "entities": {
-            "micro": {**one_of_two, "f1_ci95": [0.5, 0.5]},
+            "micro": one_of_two,
             "macro_f1": 0.5,
             "labels": {"problem": wrong, "drug": right},
         },
         "modifiers": {
-            "micro": {**wrong, "f1_ci95": [0.0, 0.0]},
+            "micro": wrong,
             "macro_f1": 0.0,
             "labels": {"strength": wrong},
         },
         "relations": {
-            "micro": {**wrong, "f1_ci95": [0.0, 0.0]},
+            "micro": wrong,
             "macro_f1": 0.0,
             "pairs": {"strength-drug": wrong},
+            "gold_entities": {"micro": counts(0, 0, 0, 0.0), "macro_f1": 0.0, "pairs": {}},
         },
         "unaligned_predictions": 0,
+        "hallucination_rate": 0.0,
+        "parse_failure_rate": None,
+        "truncation_rate": None,
+        "errors": [
+            {**boundary, "gold": "problem", "predicted": "problem"},
+            {**boundary, "gold": "strength", "predicted": "strength"},
+        ],
     }
 
 
@@ -97,6 +109,98 @@ def test_all_gives_every_preset_by_name(
     result = json.loads(capsys.readouterr().out)
     assert list(result) == list(PRESETS)
     assert all(result[name]["preset"] == name for name in PRESETS)
+
+
+def test_further_figures_stand_in_their_block_under_their_own_names(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_app(app, [*files, "--preset", "all", "--json"]) == 0
+
+    result = json.loads(capsys.readouterr().out)
+    for block, labels in (("entities", "labels"), ("modifiers", "labels"), ("relations", "pairs")):
+        for preset, further in (("paper", "lenient"), ("n2c2-2018", "strict")):
+            assert set(result[preset][block][further]) == {"micro", "macro_f1", labels}
+        assert result["paper"][block]["lenient"]["micro"]["f1"] == 1.0
+        assert result["i2b2-2010"][block]["inexact"]["micro"]["f1"] == 1.0
+    assert result["partial"]["entities"]["micro"]["tp"] == 1.5
+    assert result["partial"]["entities"]["categories"]["type"]["correct"] == 2
+
+
+def test_a_second_prediction_set_is_compared_figure_by_figure(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    gold = files[2]
+
+    assert run_app(app, [*files, "--against", gold, "--json"]) == 0
+
+    compared = json.loads(capsys.readouterr().out)["against"]
+    assert [d["figure"] for d in compared] == ["entities", "modifiers", "relations"]
+    assert compared[0] == {
+        "figure": "entities",
+        "f1": 0.5,
+        "against_f1": 1.0,
+        "difference": -0.5,
+        "ci95": [-0.5, -0.5],
+        "p": 1.0,  # one document: swapping or not makes the same difference
+        "p_holm": 1.0,
+    }
+
+
+def test_errors_are_written_to_a_file_without_a_word_of_the_note(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "errors.jsonl"
+
+    assert run_app(app, [*files, "--errors", str(path)]) == 0
+
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert [(line["kind"], line["gold"]["id"]) for line in lines] == [
+        ("boundary", "T2"),
+        ("boundary", "T3"),
+    ]
+    everything = path.read_text("utf-8") + "".join(capsys.readouterr())
+    assert not any(word in everything for word in ("metoprolol", "50 mg", "chest", "pain"))
+
+
+def test_errors_never_overwrite_the_notes(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Path(files[2]).read_bytes()
+
+    assert run_app(app, [*files, "--errors", files[2]]) == 2
+
+    assert Path(files[2]).read_bytes() == before
+    assert "--errors" in capsys.readouterr().err
+
+
+def test_everything_for_people_fits_into_80_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    labels = ["reference_range", "test", "problem"]
+    many = [
+        {"id": f"T{i}", "label": labels[i % 3], "start": 5 * i, "end": 5 * i + 3, "text": "xxx"}
+        for i in range(1200)
+    ]
+    links = [
+        {"id": f"R{i}", "label": "modifies", "head": f"T{3 * i}", "tail": f"T{3 * i + 1}"}
+        for i in range(360)
+    ]
+    wrong = [{**e, "label": "problem"} if e["id"].endswith("1") else e for e in many]
+    long = {"text": "x" * 6_000, "relations": links}
+    lost = {"unaligned_predictions": {"test": 7}, "num_windows": 9, "num_truncated": 1}
+    gold = write(tmp_path / "gold.jsonl", many, **long)
+    found = write(tmp_path / "found.jsonl", wrong, **long, metadata=lost)
+
+    command = ["evaluate", "--gold", str(gold), "--predicted", str(found), "--against", str(gold)]
+    assert run_app(app, [*command, "--preset", "all"]) == 0
+
+    out = capsys.readouterr().out
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= 80
+    assert "…" not in out
+    for expected in ("reference_range-test", "gold entities, micro", "cut off: 11.1%", "p, Holm"):
+        assert expected in out
+    assert "mistakes: 0 boundary, 80 type, " in out
 
 
 def test_the_table_names_the_preset_the_documents_and_the_interval(

@@ -11,7 +11,15 @@ from fedmedlora.core.document import Document, Entity, Relation
 from fedmedlora.core.errors import ConfigError, CorpusError
 from fedmedlora.core.schema import TaskSchema
 from fedmedlora.evaluation.evaluate import Evaluation, evaluate_documents
-from fedmedlora.evaluation.presets import LENIENT, PRESETS, STRICT, Preset, find_preset
+from fedmedlora.evaluation.presets import (
+    LENIENT,
+    N2C2_2018,
+    PARTIAL,
+    PRESETS,
+    STRICT,
+    Preset,
+    find_preset,
+)
 from fedmedlora.evaluation.scores import Counts
 
 TEXT = "Takes metoprolol 50 mg daily, no chest pain since the stent."
@@ -42,6 +50,25 @@ def random_documents(seed: int) -> list[Document]:
     return documents
 
 
+def noisy(documents: list[Document], seed: int) -> list[Document]:
+    """The same mentions, some of them missed, shortened or with another label."""
+    rng = random.Random(seed)
+    found = []
+    for document in documents:
+        mentions = [
+            Entity.at(
+                e.id,
+                rng.choice([e.label, e.label, "drug", "problem"]),
+                e.start,
+                e.end - (rng.random() < 0.3 and e.end - e.start > 1),
+            )
+            for e in document.entities
+            if rng.random() < 0.9
+        ]
+        found.append(document.with_entities(mentions))
+    return found
+
+
 def test_gold_against_itself_is_perfect_in_every_block_of_every_preset() -> None:
     for preset in PRESETS.values():
         result = scored([GOLD], [GOLD], preset)
@@ -51,7 +78,11 @@ def test_gold_against_itself_is_perfect_in_every_block_of_every_preset() -> None
             "strength-drug": Counts(tp=1),
             "negation-problem": Counts(tp=1),
         }
-        assert result.entities.f1_ci95 == (1.0, 1.0)
+        for scores in result.figures.values():
+            assert scores.f1_ci95 == (1.0, 1.0)
+            assert scores.macro_f1 == 1.0
+            assert scores.labels_f1_ci95 == dict.fromkeys(scores.labels, (1.0, 1.0))
+        assert result.mistakes == ()
 
 
 def test_entities_and_modifiers_are_counted_apart() -> None:
@@ -176,9 +207,87 @@ def test_predictions_that_could_not_be_placed_are_false_positives() -> None:
 
     result = scored([GOLD], [dataclasses.replace(GOLD, metadata=lost)])
 
-    assert result.num_unaligned == 3
+    assert result.rates.num_unaligned == 3
     assert result.entities.micro == Counts(tp=2, fp=2)
     assert result.modifiers.labels["strength"] == Counts(tp=1, fp=1)
+
+
+def test_a_note_without_a_prediction_inherits_no_counts_from_the_gold_metadata() -> None:
+    gold = dataclasses.replace(GOLD, metadata={"unaligned_predictions": {"drug": 9}})
+
+    result = scored([gold], [])
+
+    assert result.entities.micro == Counts(fn=2)
+    assert result.rates.num_unaligned == 0
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_sum_to_micro_under_every_preset_and_figure(preset: Preset, seed: int) -> None:
+    gold = random_documents(seed)
+
+    result = scored(gold, noisy(gold, seed), preset)
+
+    for scores in result.figures.values():
+        assert sum(scores.labels.values(), Counts()) == scores.micro
+    assert result.entities.micro.tp > 0
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
+def test_entities_are_never_paired_with_modifiers_even_where_labels_do_not_matter(
+    preset: Preset,
+) -> None:
+    predicted = GOLD.with_entities([dataclasses.replace(DRUG, label="strength")])
+
+    result = scored([GOLD], [predicted], preset)
+
+    assert result.entities.micro == Counts(fn=2)
+    assert result.modifiers.micro == Counts(fp=1, fn=2)
+
+
+def test_each_document_counts_the_same_in_a_macro_f1_over_documents() -> None:
+    def note(id: str, num: int) -> Document:
+        drugs = [Entity.at(f"T{i}", "drug", 2 * i, 2 * i + 1) for i in range(num)]
+        return Document(id, TEXT, tuple(drugs))
+
+    gold = [note("long", 9), note("short", 1), note("empty", 0)]
+    predicted = [note("long", 9), note("short", 0), note("empty", 0)]
+
+    result = scored(gold, predicted, N2C2_2018)
+
+    assert result.entities.macro_f1 == pytest.approx((1 + 0 + 0) / 3)
+    assert result.entities.micro.f1 == pytest.approx(18 / 19)
+    assert scored(gold, predicted).entities.macro_f1 == pytest.approx(18 / 19)
+
+
+def test_intervals_of_labels_come_from_the_draws_of_the_whole() -> None:
+    gold = random_documents(3)
+    predicted = noisy(gold, 4)
+
+    scores = scored(gold, predicted, LENIENT).entities
+
+    for label in ("problem", "drug"):
+        alone = scored(gold, predicted, LENIENT, labels=[label]).entities
+        assert scores.labels_f1_ci95[label] == alone.f1_ci95
+    assert scores.labels_f1_ci95["drug"] != scores.f1_ci95
+
+
+def test_the_categories_of_semeval_add_up_to_the_mentions_with_unplaced_ones_spurious() -> None:
+    gold, predicted = random_documents(1), random_documents(2)
+    predicted[0] = dataclasses.replace(
+        predicted[0], metadata={"unaligned_predictions": {"drug": 2, "strength": 1}}
+    )
+
+    result = scored(gold, predicted, PARTIAL, labels=["drug", "problem", "strength"])
+
+    for scheme, tally in result.categories["entities"].items():
+        paired = tally["correct"] + tally["incorrect"] + tally["partial"]
+        micro = result.entities.micro
+        assert paired + tally["missed"] == micro.tp + micro.fn
+        assert paired + tally["spurious"] == micro.tp + micro.fp
+        if scheme == "partial":
+            assert tally["correct"] + 0.5 * tally["partial"] == micro.tp
+    assert result.categories["modifiers"]["strict"]["spurious"] == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -220,5 +329,5 @@ def test_ratios_without_a_denominator_are_zero() -> None:
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="expected one of strict, lenient; got 'loose'"):
+    with pytest.raises(ConfigError, match=r"expected one of strict, lenient, .*; got 'loose'"):
         find_preset("loose")

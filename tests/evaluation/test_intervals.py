@@ -28,7 +28,7 @@ def made_up_counts(num_documents: int, seed: int, skill: float = 0.8) -> NDArray
 
 
 def test_the_interval_agrees_with_scipys_percentile_bootstrap() -> None:
-    counts = made_up_counts(300, seed=1)
+    counts = made_up_counts(1000, seed=1)
 
     def f1(
         tp: NDArray[np.int64], fp: NDArray[np.int64], fn: NDArray[np.int64], axis: int

@@ -44,9 +44,14 @@ def align_documents(
             f"{_shown(differing)}. Offsets can only be compared on the same characters."
         )
     return [
-        (document, predicted_by_id.get(id) or replace(document, entities=(), relations=()))
+        (document, predicted_by_id.get(id) or _without_prediction(document))
         for id, document in gold_by_id.items()
     ]
+
+
+def _without_prediction(gold: Document) -> Document:
+    # The gold metadata is not the extractor's: its counts would be taken for the extractor's own.
+    return replace(gold, entities=(), relations=(), metadata={})
 
 
 def _by_id(documents: Iterable[Document], side: str) -> dict[str, Document]:

@@ -1,4 +1,4 @@
-"""The best one-to-one assignment in a sparse bipartite graph: most pairs, then most weight.
+"""The best one-to-one assignment in a sparse bipartite graph, by number of pairs or by weight.
 
 Knows nothing about text. The graph is cut into its connected components, which are tiny for real
 annotations; each is solved exactly by the Hungarian method in integers.
@@ -20,21 +20,24 @@ if TYPE_CHECKING:
 Edge = tuple[int, int]
 
 
-def best_assignment(weights: Mapping[Edge, int]) -> list[Edge]:
+def best_assignment(weights: Mapping[Edge, int], *, most_pairs: bool = True) -> list[Edge]:
     """Pairs `(left, right)`, sorted: as many as possible, then with the largest total weight.
 
-    `weights` holds the allowed pairs with their weights >= 0. Where several assignments are
-    equally good, the one returned depends on the numbering of the nodes only.
+    `weights` holds the allowed pairs with their weights >= 0. Without `most_pairs` only the total
+    weight matters, and pairs of weight 0 are left out. Where several assignments are equally good,
+    the one returned depends on the numbering of the nodes only.
     """
     chosen: list[Edge] = []
     for edges in _components(sorted(weights)):
         lefts = sorted({left for left, _ in edges})
         rights = sorted({right for _, right in edges})
         if len(lefts) == 1 or len(rights) == 1:
-            chosen.append(max(edges, key=lambda edge: weights[edge]))
+            best = max(edges, key=lambda edge: weights[edge])
+            chosen += [best] if most_pairs or weights[best] else []
             continue
         # A pair more is worth more than any weight that it could cost.
-        bonus = 1 + min(len(lefts), len(rights)) * max(weights[edge] for edge in edges)
+        most = max(weights[edge] for edge in edges)
+        bonus = 1 + min(len(lefts), len(rights)) * most if most_pairs else 0
         benefit = np.zeros((len(lefts), len(rights)), dtype=np.int64)
         for left, right in edges:
             place = bisect_left(lefts, left), bisect_left(rights, right)

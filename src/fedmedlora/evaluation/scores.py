@@ -1,7 +1,6 @@
 """Counts are kept by document and label; ratios are derived from sums of counts, once.
 
-A ratio without a denominator (nothing predicted, or nothing there to find) is 0. The macro F1 is
-the plain mean over the labels that occur in gold or predictions.
+A ratio without a denominator (nothing predicted, or nothing there to find) is 0.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedmedlora.evaluation.intervals import NUM_DRAWS, Estimate, estimate_f1
+from fedmedlora.evaluation.intervals import NUM_DRAWS, Estimate, bootstrap_f1, estimate_f1, interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """True positives, false positives and false negatives."""
+    """True positives, false positives and false negatives; halves where a rule gives half."""
 
-    tp: int = 0
-    fp: int = 0
-    fn: int = 0
+    tp: float = 0
+    fp: float = 0
+    fn: float = 0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
@@ -45,32 +44,29 @@ class Counts:
         """Harmonic mean of precision and recall."""
         return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
-    def to_json(self) -> dict[str, int | float]:
+    def to_json(self) -> dict[str, float]:
         """Counts and ratios under their contract names."""
         ratios = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
         return {"tp": self.tp, "fp": self.fp, "fn": self.fn, **ratios}
 
 
-def _ratio(part: int, whole: int) -> float:
+def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What one block of a result says: the total, the interval of its F1, and each label.
+    """What one figure of a result says: the total, each label, and intervals of their F1.
 
-    `labels` are entity labels or, for relations, pairs such as `dosage-drug`.
+    `labels` are entity labels or, for relations, pairs such as `dosage-drug`; `labels_f1_ci95` has
+    the same keys.
     """
 
     micro: Counts
     f1_ci95: tuple[float, float]
+    macro_f1: float
     labels: Mapping[str, Counts]
-
-    @property
-    def macro_f1(self) -> float:
-        """Mean F1 of the labels that occur in gold or predictions; 0 where none does."""
-        occurring = [counts.f1 for counts in self.labels.values() if counts != Counts()]
-        return sum(occurring) / len(occurring) if occurring else 0.0
+    labels_f1_ci95: Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +77,14 @@ class DocumentCounts:
         document_ids: The documents, in the gold order.
         by_label: One mapping a document. A label that is missing there has no counts.
         scored_labels: Labels that are reported even where they have no counts.
+        macro_over_documents: The macro F1 is the mean over all documents, those without any mention
+            included with 0; else it is the mean over the labels that occur in gold or predictions.
     """
 
     document_ids: tuple[str, ...]
     by_label: tuple[Mapping[str, Counts], ...]
     scored_labels: tuple[str, ...] = ()
+    macro_over_documents: bool = False
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -93,29 +92,76 @@ class DocumentCounts:
         others = {label for counts in self.by_label for label in counts}
         return (*self.scored_labels, *sorted(others - set(self.scored_labels)))
 
+    @property
+    def macro_f1(self) -> float:
+        """The mean F1 over labels or documents; 0 where none of the labels occurs."""
+        if self.macro_over_documents:
+            values = [counts.f1 for counts in self._documents()]
+        else:
+            totals = [self.total_of(label) for label in self.labels]
+            values = [counts.f1 for counts in totals if counts != Counts()]
+        return sum(values) / len(values) if values else 0.0
+
     def total(self) -> Counts:
         """The sum over all documents and labels."""
-        return sum((c for counts in self.by_label for c in counts.values()), Counts())
+        return sum(self._documents(), Counts())
 
-    def matrix(self) -> NDArray[np.int64]:
+    def total_of(self, label: str) -> Counts:
+        """The sum over all documents for one label."""
+        return sum((counts.get(label, Counts()) for counts in self.by_label), Counts())
+
+    def matrix(self) -> NDArray[np.float64]:
         """tp, fp, fn of each document over all labels, `(num_documents, 3)`, for the bootstrap."""
-        rows = [sum(counts.values(), Counts()) for counts in self.by_label]
-        return np.array([(c.tp, c.fp, c.fn) for c in rows], dtype=np.int64).reshape(len(rows), 3)
+        return _rows(self._documents())
 
     def only(self, labels: Sequence[str]) -> DocumentCounts:
         """The same documents with the counts of these labels, in this order."""
         wanted = set(labels)
         kept = tuple({k: c for k, c in counts.items() if k in wanted} for counts in self.by_label)
-        return DocumentCounts(self.document_ids, kept, tuple(labels))
+        return DocumentCounts(self.document_ids, kept, tuple(labels), self.macro_over_documents)
 
     def estimate(self, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> Estimate:
         """Micro F1 with its bootstrap draws, for intervals and paired differences."""
         return estimate_f1(self.matrix(), num_draws=num_draws, seed=seed)
 
     def scores(self, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> Scores:
-        """Micro and by-label scores with the interval of the micro F1."""
-        return Scores(
-            micro=self.total(),
-            f1_ci95=self.estimate(num_draws=num_draws, seed=seed).ci95,
-            labels={label: self.only([label]).total() for label in self.labels},
+        """Micro, macro and by-label scores with intervals."""
+        return scores_of([self], num_draws=num_draws, seed=seed)[0]
+
+    def _documents(self) -> list[Counts]:
+        return [sum(counts.values(), Counts()) for counts in self.by_label]
+
+    def matrices(self) -> NDArray[np.float64]:
+        """`matrix` over all labels, then of each label: `(1 + num_labels, num_documents, 3)`."""
+        of_labels = [
+            _rows([counts.get(label, Counts()) for counts in self.by_label])
+            for label in self.labels
+        ]
+        return np.stack([self.matrix(), *of_labels])
+
+
+def scores_of(
+    counts: Sequence[DocumentCounts], *, num_draws: int = NUM_DRAWS, seed: int = 0
+) -> list[Scores]:
+    """The scores of several figures on the same documents, all from the same draws of them."""
+    stacks = [each.matrices() for each in counts]
+    draws = bootstrap_f1(np.concatenate(stacks), num_draws=num_draws, seed=seed)
+    intervals = iter([interval(row) for row in draws])
+    found = []
+    for each in counts:
+        own = next(intervals)
+        found.append(
+            Scores(
+                micro=each.total(),
+                f1_ci95=own,
+                macro_f1=each.macro_f1,
+                labels={label: each.total_of(label) for label in each.labels},
+                labels_f1_ci95={label: next(intervals) for label in each.labels},
+            )
         )
+    return found
+
+
+def _rows(counts: Sequence[Counts]) -> NDArray[np.float64]:
+    rows = [(c.tp, c.fp, c.fn) for c in counts]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), 3)

@@ -1,0 +1,101 @@
+"""What went wrong before anything could be scored: answers that are in no note, broken, or cut off.
+
+Extractors record it in the metadata of a predicted document. All keys are optional.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fedmedlora.core.errors import CorpusError
+from fedmedlora.corpora.reader import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from fedmedlora.core.document import Document
+
+UNALIGNED = "unaligned_predictions"
+"""How many answers could not be placed in the note, by label: `{"drug": 2}`."""
+NUM_WINDOWS = "num_windows"
+"""How many pieces of the note the model was asked about, one answer each."""
+NUM_UNPARSABLE = "num_unparsable"
+"""Of these, how many answers could not be read at all."""
+NUM_TRUNCATED = "num_truncated"
+"""Of these, how many answers stopped because they were too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Shares of a prediction set; `None` where no document says what is needed.
+
+    Attributes:
+        num_unaligned: Mentions that could not be placed in their note, over all labels.
+        hallucination: Of all predicted mentions, placed or not, the share that could not be placed.
+        parse_failure: Of all answers, the share that could not be read.
+        truncation: Of all answers, the share that was cut off.
+    """
+
+    num_unaligned: int
+    hallucination: float
+    parse_failure: float | None
+    truncation: float | None
+
+    def to_json(self) -> dict[str, float | None]:
+        """The rates under their contract names."""
+        return {
+            "unaligned_predictions": self.num_unaligned,
+            "hallucination_rate": self.hallucination,
+            "parse_failure_rate": self.parse_failure,
+            "truncation_rate": self.truncation,
+        }
+
+
+def unaligned(predicted: Document) -> Mapping[str, int]:
+    """Answers that could not be placed in the note, by label, as the extractor recorded them."""
+    recorded = predicted.metadata.get(UNALIGNED)
+    if not isinstance(recorded, dict):
+        return {}
+    return {label: num for label, num in recorded.items() if isinstance(num, int) and num > 0}
+
+
+def rates_of(predicted: Iterable[Document]) -> Rates:
+    """The rates over all predicted documents.
+
+    Raises:
+        CorpusError: A count in the metadata is no whole number, or more answers went wrong than
+            there were.
+    """
+    documents = list(predicted)
+    num_unaligned = sum(sum(unaligned(document).values()) for document in documents)
+    num_placed = sum(len(document.entities) for document in documents)
+    num_all = num_unaligned + num_placed
+    return Rates(
+        num_unaligned,
+        hallucination=num_unaligned / num_all if num_all else 0.0,
+        parse_failure=_share(documents, NUM_UNPARSABLE),
+        truncation=_share(documents, NUM_TRUNCATED),
+    )
+
+
+def _share(documents: Iterable[Document], key: str) -> float | None:
+    """Of the answers of the documents that state both counts, the share counted under `key`."""
+    num_windows = num_wrong = 0
+    for document in documents:
+        if NUM_WINDOWS in document.metadata and key in document.metadata:
+            windows = _count(document, NUM_WINDOWS, None)
+            num_windows += windows
+            num_wrong += _count(document, key, windows)
+    return num_wrong / num_windows if num_windows else None
+
+
+def _count(document: Document, key: str, most: int | None) -> int:
+    value: Any = document.metadata[key]
+    if type(value) is int and value >= 0 and (most is None or value <= most):
+        return value
+    upper = "" if most is None else f" and at most {NUM_WINDOWS}, {most}"
+    raise CorpusError(
+        f"predicted document {shown(document.id)}: metadata {key}: expected a whole number, "
+        f"at least 0{upper}. Leave the key out where it is not known."
+    )
