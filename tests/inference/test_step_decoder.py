@@ -13,6 +13,7 @@ from hypothesis import given, settings
 
 from fedmedlora.core.document import Document, Span
 from fedmedlora.core.example import Prompt
+from fedmedlora.core.schema import TaskSchema
 from fedmedlora.inference import step_decoder
 from fedmedlora.inference.step_decoder import decode_batch
 from fedmedlora.models.fetch import is_fetched
@@ -26,6 +27,9 @@ from fedmedlora.testing.tiny import SHAPES
 
 BaseOf = Callable[..., BaseModel]
 Found = tuple[str, int, int, float]
+
+# Short definitions, so that the html prompt is not long in the tiny tokenizer's many tokens.
+TERSE = TaskSchema("terse", "v1", {label: f"a {label}" for label in LABELS}, {}, {})
 
 NOTES = [
     "The patient had pain and fever, was given aspirin 81mg.",
@@ -156,9 +160,8 @@ def same(found: Any, expected: list[Found]) -> None:
 def test_spans_and_scores_are_those_of_the_rules_read_slowly_in_any_batch(
     tiny: BaseOf, shape: str, seed: int, name: str
 ) -> None:
-    base, tags = tiny(shape, seed, torch.float64), get_format(name)
-    labels = LABELS if name == "compact" else LABELS[:2]  # each makes the html prompt longer
-    prompts = [prompt_of(tags, text, labels) for text in NOTES]
+    base, tags = tiny(shape, seed, torch.float64), get_format(name, TERSE)
+    prompts = [prompt_of(tags, text) for text in NOTES]
     expected = [SlowDecoder(base, prompt, tags).run() for prompt in prompts]
 
     assert sum(len(found) for found in expected) > 5
@@ -197,7 +200,7 @@ def test_the_embedded_model_decodes_by_the_rules_too() -> None:
 def test_whatever_the_note_spans_are_trimmed_stretches_of_it_in_order(
     tiny: BaseOf, shape: str, name: str, text: str
 ) -> None:
-    tags = get_format(name)
+    tags = get_format(name, TERSE)
     asked = LABELS[1:3]
     (found,) = decode_batch(tiny(shape, 2), [prompt_of(tags, text, asked)], tags)
 
@@ -229,7 +232,7 @@ def fed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_the_answer_is_the_source_with_the_tags_of_its_spans(
     tiny: BaseOf, fed: list[int], name: str, text: str
 ) -> None:
-    base, tags = tiny("llama", 1), get_format(name)
+    base, tags = tiny("llama", 1), get_format(name, TERSE)
     prompt = prompt_of(tags, text)
     (found,) = decode_batch(base, [prompt], tags)
     answer = base.tokenizer.decode(fed)
