@@ -32,7 +32,7 @@ SMALL = [
     'sites=[{name="alder-icu", corpus="alder-icu"}, {name="birch-clinic", corpus="birch-clinic"}]',
     'cohorts=[{name="elm-eye", corpus="elm-eye"}]',
     'strategies=[{name="fedmedlora-plus"}]',
-    "evaluation.max_characters=240",
+    "evaluation.max_characters=160",
     "training.max_tokens=800",
 ]
 

@@ -17,7 +17,7 @@ SMALL = [
     "arms.zero_shot=false",
     "arms.single_site=false",
     "arms.centralized=false",
-    "evaluation.max_characters=240",
+    "evaluation.max_characters=160",
     "training.max_tokens=800",
 ]
 OPTIONS = [word for setting in SMALL for word in ("--set", setting)]

@@ -25,7 +25,7 @@ SMALL = (
     "arms.zero_shot=false",
     "arms.single_site=false",
     "arms.centralized=false",
-    "evaluation.max_characters=240",
+    "evaluation.max_characters=160",
     "training.max_tokens=800",
 )
 

@@ -30,7 +30,7 @@ class ConsoleObserver:
     """Shows what the library tells. Use it as a context manager, so that the bar is closed."""
 
     def __init__(self) -> None:
-        self._console = Console(file=sys.stderr, highlight=False)
+        self._console = Console(file=sys.stderr, highlight=False, emoji=False)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -92,10 +92,11 @@ class ConsoleObserver:
 
     def round_ended(self, record: RoundRecord) -> None:
         """One line a round."""
-        loss = sum(record.train_loss.values()) / max(1, len(record.train_loss))
+        losses = record.train_loss.values()
+        loss = f"{sum(losses) / len(losses):.3f}" if losses else "unknown"
         weights = " ".join(f"{site} {weight:.3f}" for site, weight in record.weights.items())
         shared = f"; weights {weights}" if len(record.weights) > 1 else ""
-        self._say(f"  round {record.round_index}: training loss {loss:.3f}{shared}")
+        self._say(f"  round {record.round_index}: training loss {loss}{shared}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, markup=False)

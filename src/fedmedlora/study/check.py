@@ -146,6 +146,8 @@ def _extraction_rate(prepared: Prepared) -> float:
             )
             prompts += [prepared.tags.prompt(document, w.span, cohort.labels) for w in found]
     prompts = prompts[: min(16, config.evaluation.batch_size)]
+    if not prompts:  # test notes without text
+        return 1.0
     started = time.perf_counter()
     decode_batch(prepared.base, prompts, prepared.tags)
     seconds = time.perf_counter() - started

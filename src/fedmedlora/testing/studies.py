@@ -32,7 +32,7 @@ rank = 2
 alpha = 4
 
 [prompt]
-window_tokens = 128
+window_tokens = 32
 
 [training]
 learning_rate = 1e-2
@@ -45,7 +45,7 @@ rounds = 2
 codec = "fp32"
 
 [evaluation]
-max_characters = 500
+max_characters = 400
 draws = 200
 single_site_in_domain = "own"
 
@@ -55,7 +55,7 @@ max_tokens = 900
 """
 
 
-def write_tiny_study(folder: Path, *, num_notes: int = 10, note_characters: int = 240) -> Path:
+def write_tiny_study(folder: Path, *, num_notes: int = 10, note_characters: int = 160) -> Path:
     """The path of a study file; hospitals and base model lie beside it.
 
     Of five hospitals, three train and two are held out; `fedmedlora-plus` and `fedavg` are
