@@ -48,16 +48,20 @@ class I2b2Reader(Reader):
     def notes(self) -> Iterator[Document | BadNote]:
         """Every record, the bad ones as what is wrong with them."""
         records: dict[str, dict[str, Path]] = {}
+        doubles: dict[str, list[Fault]] = {}
         for path in note_paths(self.path, tuple(_KINDS)):
             inside = path.relative_to(self.path)
             parts = [part for part in inside.parts[:-1] if part != _KINDS[path.suffix]]
-            files = records.setdefault("/".join([*parts, inside.stem]), {})
-            if path.suffix in files:
+            identity = "/".join([*parts, inside.stem])
+            if path != records.setdefault(identity, {}).setdefault(path.suffix, path):
                 reason = f"a second {path.suffix} file of the same record."
-                yield BadNote((Fault(path, None, "duplicate-id", reason),))
-            files.setdefault(path.suffix, path)
+                fault = Fault(path, None, "duplicate-id", reason)
+                doubles.setdefault(identity, []).append(fault)
         for identity, files in sorted(records.items()):
-            yield self._record(identity, files)
+            if identity in doubles:
+                yield BadNote(tuple(doubles[identity]))
+            else:
+                yield self._record(identity, files)
         if not records:
             reason = "no .txt and no .con file in the folder."
             yield BadNote((Fault(self.path, None, "empty-file", reason),))
@@ -66,7 +70,8 @@ class I2b2Reader(Reader):
         for needed in (".txt", ".con"):
             if needed not in files:
                 reason = f"there is no {needed} file of this record."
-                return BadNote((Fault(next(iter(files.values())), None, "orphan", reason),))
+                present = next(files[suffix] for suffix in _KINDS if suffix in files)
+                return BadNote((Fault(present, None, "orphan", reason),))
         faults: list[Fault] = []
         texts = {suffix: read_text(path, faults) for suffix, path in files.items()}
         text = texts[".txt"]
