@@ -173,3 +173,87 @@ def test_the_help_of_each_command_has_an_example(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0
     assert f"Example: fedmedlora corpus {command}" in " ".join(out.split())
+
+
+def test_summarize_names_notes_that_two_corpora_share(run, tmp_path):
+    text = "The patient takes aspirin every morning and has no chest pain since then."
+    for name in ("a", "b"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [Document(f"{name}1", text), Document("x", "y")])
+    paths = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    code, out, _ = run("summarize", *paths)
+    assert code == 0
+    assert "nearly the same (100%): a a1, b b1\n1 pairs of notes" in out
+    assert "aspirin" not in out
+    told = json.loads(run("summarize", *paths, "--json")[1])
+    assert told["near_duplicates"] == [
+        {"first": "a", "first_id": "a1", "second": "b", "second_id": "b1", "similarity": 1.0}
+    ]
+
+
+def test_convert_maps_labels_and_says_what_became_of_everything(run, tmp_path):
+    note = Document(
+        "n1",
+        NOTE.text,
+        (
+            Entity.at("T1", "Rx", 0, 7),
+            Entity.at("T2", "Often", 8, 13),
+            Entity.at("T3", "Age", 16, 18),
+        ),
+        (Relation("R1", "Of", "T2", "T1"), Relation("R2", "Of", "T3", "T1")),
+    )
+    write_jsonl(tmp_path / "n.jsonl", [note])
+    (tmp_path / "m.toml").write_text(
+        '[[entities]]\nfrom = "Rx"\nto = "drug"\n[[entities]]\nfrom = "Often"\nto = "frequency"\n'
+        '[[relations]]\nfrom = "Of"\nmodifier = "Arg1"\nto = "modifies"\n'
+    )
+    common = ("convert", tmp_path / "n.jsonl", "--from", "jsonl", "--map", tmp_path / "m.toml")
+    code, out, err = run(*common, "--to", "bio", "--out", tmp_path / "bio")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "read     1 notes, 3 entities, 2 relations",
+        f"written  1 notes, 2 entities, 0 relations -> {tmp_path / 'bio'}",
+        "skipped  0 notes",
+        "mapped   1 x Often -> frequency",
+        "mapped   1 x Rx -> drug",
+        "mapped   1 x relation Of -> modifies",
+        "dropped  1 x 'Age': no rule",
+        "dropped  1 x relation Of: one of its mentions was dropped",
+        "lost     1 x relation",
+        "lost     1 x white space of a note: one blank between tokens when read",
+        "Lost is what the target format cannot hold.",
+    ]
+    code, out, _ = run(*common, "--to", "jsonl", "--out", tmp_path / "j", "--json")
+    told = json.loads(out)
+    assert told["mapped"] == {
+        "Often -> frequency": 1,
+        "Rx -> drug": 1,
+        "relation Of -> modifies": 1,
+    }
+    assert (told["num_entities_read"], told["num_entities"], told["num_relations"]) == (3, 2, 1)
+    card = (tmp_path / "j" / "corpus.toml").read_text()
+    assert 'annotated_labels = ["drug", "frequency"]' in card
+    assert run("validate", tmp_path / "j")[0] == 0
+
+
+@pytest.mark.parametrize("target", ["brat", "bio", "doccano", "label-studio"])
+def test_what_was_converted_into_a_folder_is_opened_by_its_card(run, hospitals, tmp_path, target):
+    out = tmp_path / "out"
+    arguments = ("--from", "jsonl", "--to", target, "--out", out)
+    assert run("convert", hospitals / "north", *arguments)[0] == 0
+    code, told, _ = run("validate", out, "--json")
+    assert (code, json.loads(told)["num_documents"]) == (0, 2)
+    back = ("--from", target, "--to", "jsonl", "--out", tmp_path / "back.jsonl")
+    assert run("convert", out, *back)[0] == 0
+    notes = read_jsonl(tmp_path / "back.jsonl")
+    assert [[e.label for e in n.entities] for n in notes] == [["drug", "frequency"], []]
+
+
+def test_convert_refuses_an_unknown_mapping_and_a_source_of_another_kind(run, hospitals, tmp_path):
+    arguments = ("convert", hospitals / "north", "--to", "bio", "--out", tmp_path / "out")
+    code, _, err = run(*arguments, "--from", "jsonl", "--map", "macrobat")
+    assert (code, "no such mapping" in err) == (2, True)
+    code, _, err = run(*arguments, "--from", "doccano")
+    assert (code, "holds jsonl, not doccano" in err) == (2, True)
+    path = hospitals / "north" / "documents.jsonl"
+    code, _, err = run("convert", path, *arguments[2:], "--from", "i2b2-2010")
+    assert (code, "expected a folder of i2b2-2010 files" in err) == (2, True)

@@ -1,16 +1,20 @@
-"""Laws: what is written is read back as it was, in JSON lines and in BRAT."""
+"""Laws: what is written is read back as it was, or what the format cannot hold is counted."""
 
 import re
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fedmedlora.core.document import Document, Entity, Relation, Span
+from fedmedlora.corpora.bio import bio_file
 from fedmedlora.corpora.brat import read_brat
 from fedmedlora.corpora.brat_writer import note_files, write_brat
+from fedmedlora.corpora.formats import READERS, TARGETS
 from fedmedlora.corpora.jsonl import read_jsonl, write_jsonl
 
 PIECES = [
@@ -106,3 +110,71 @@ def test_every_mention_in_an_ann_file_is_what_brat_wants(note):
         if not all(set(piece) <= {"\r", "\n"} for piece in pieces):
             assert not any(re.search("[\r\n]", piece) for piece in pieces)
             assert covered == " ".join(pieces)
+
+
+def there_and_back(format_name, notes):
+    """The notes as the format can hold them, what is lost, and what is read back."""
+    target, lost = TARGETS[format_name], Counter()
+    fitted = [target.fit(note, lost) for note in notes]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, target.file_name or "notes")
+        target.write(path, fitted)
+        return fitted, +lost, list(READERS[format_name](path))
+
+
+def numbered(note):
+    """The note with ids by position, for formats that number mentions and relations anew."""
+    names = {entity.id: f"T{i}" for i, entity in enumerate(note.entities)}
+    entities = [replace(entity, id=names[entity.id], score=None) for entity in note.entities]
+    relations = [
+        Relation(f"R{i}", r.label, names[r.head], names[r.tail])
+        for i, r in enumerate(note.relations)
+    ]
+    return note.with_entities(entities, relations)
+
+
+def num_lost(lost, kind):
+    return sum(count for name, count in lost.items() if re.match(rf"{kind}\b(?!:)", name))
+
+
+@pytest.mark.parametrize("format_name", ["jsonl", "brat", "bio", "doccano", "label-studio"])
+@settings(max_examples=60, deadline=None)
+@given(
+    notes=st.lists(documents(plain_ids), min_size=1, max_size=2, unique_by=lambda d: d.id),
+    extra=metadata,
+)
+def test_a_format_gives_back_what_was_written_or_says_what_it_lost(format_name, notes, extra):
+    notes = [replace(note, metadata=extra) for note in sorted(notes, key=lambda d: d.id)]
+    if format_name == "bio":  # a file may not begin with a byte order mark
+        assume(not any(note.text.lstrip().startswith("\ufeff") for note in notes))
+    fitted, lost, back = there_and_back(format_name, notes)
+    assert [note.id for note in back] == [note.id for note in notes]
+    if not lost:
+        assert back == notes
+    for kind, items in (("mention", "entities"), ("relation", "relations")):
+        before, after = (sum(len(getattr(n, items)) for n in side) for side in (notes, fitted))
+        if not (format_name == "bio" and kind == "relation"):
+            assert before - after == num_lost(lost, kind)
+        assert sum(len(getattr(n, items)) for n in back) == after
+    if format_name in ("doccano", "label-studio"):
+        assert [numbered(note) for note in back] == [numbered(note) for note in fitted]
+        assert format_name == "doccano" or back == fitted
+
+
+@settings(max_examples=120, deadline=None)
+@given(documents(st.just("n")))
+def test_bio_files_hold_every_mention_that_is_not_counted_as_lost(note):
+    assume(not note.text.lstrip().startswith("\ufeff"))
+    [fitted], _, [back] = there_and_back("bio", [note])
+
+    def mentions(document):
+        ordered = sorted(document.entities, key=lambda e: e.start)
+        return [(e.label, re.sub(r"\s", "", document.entity_text(e))) for e in ordered]
+
+    assert mentions(back) == mentions(fitted)
+    assert re.sub(r"\s", "", back.text) == re.sub(r"\s", "", note.text)
+
+    def tagged(document):
+        return [line for line in bio_file(document).split(b"\n") if line]
+
+    assert tagged(back) == tagged(fitted)

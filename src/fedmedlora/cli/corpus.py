@@ -105,20 +105,23 @@ def summarize(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Show what corpora hold, by label and pair, and how far apart their labels are."""
+    """Show what corpora hold, how far apart their labels are, and notes that two of them share."""
     from fedmedlora.cli import corpus_tables
+    from fedmedlora.corpora.duplicates import near_duplicates
     from fedmedlora.corpora.open_corpus import find_corpora, load_corpus
     from fedmedlora.corpora.summary import divergences
     from fedmedlora.corpora.summary import summarize as summarize_corpus
 
-    found = [corpus for path in paths for corpus in find_corpora(path)]
-    summaries = [summarize_corpus(load_corpus(path)) for path in found]
-    between = divergences(summaries)
+    corpora = [load_corpus(corpus) for path in paths for corpus in find_corpora(path)]
+    summaries = [summarize_corpus(corpus) for corpus in corpora]
+    between, shared = divergences(summaries), near_duplicates(corpora)
     if as_json:
-        corpora = [summary.to_json() for summary in summaries]
-        print_json({"corpora": corpora, "divergence": between})
+        counts = [summary.to_json() for summary in summaries]
+        pairs = [pair.to_json() for pair in shared]
+        print_json({"corpora": counts, "divergence": between, "near_duplicates": pairs})
     else:
         corpus_tables.show_summaries(summaries, between)
+        corpus_tables.show_near_duplicates(shared, len(corpora))
 
 
 @app.command(epilog="Example: fedmedlora corpus validate hospitals/north")

@@ -13,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fedmedlora.corpora.convert import Conversion
+from fedmedlora.corpora.duplicates import MIN_WORDS, THRESHOLD, NearDuplicate
 from fedmedlora.corpora.summary import CorpusSummary
 from fedmedlora.corpora.validate import Validation
 
 _PIPED_WIDTH = 200
+_MAX_PAIRS = 20
 
 
 def show_conversion(conversion: Conversion) -> None:
@@ -85,6 +87,23 @@ def show_summaries(summaries: Sequence[CorpusSummary], between: Sequence[dict[st
             bits = "no entities" if pair["bits"] is None else f"{pair['bits']:.3f}"
             table.add_row(Text(pair["first"]), Text(pair["second"]), bits)
         console.print(table)
+
+
+def show_near_duplicates(pairs: Sequence[NearDuplicate], num_corpora: int) -> None:
+    """Print the notes that two corpora share, by id, or that there are none."""
+    if num_corpora == 1:
+        return
+    for pair in pairs[:_MAX_PAIRS]:
+        typer.echo(
+            f"nearly the same ({pair.similarity:.0%}): {pair.first} {pair.first_id}, "
+            f"{pair.second} {pair.second_id}"
+        )
+    if len(pairs) > _MAX_PAIRS:
+        typer.echo(f"... and {len(pairs) - _MAX_PAIRS} more (--json lists all)")
+    typer.echo(
+        f"{len(pairs)} pairs of notes in different corpora are nearly the same (at least "
+        f"{THRESHOLD:.0%} of their shingles; notes under {MIN_WORDS} words are not compared)."
+    )
 
 
 def _totals(summaries: Sequence[CorpusSummary]) -> Table:
