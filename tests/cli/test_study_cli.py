@@ -44,7 +44,7 @@ def test_check_prints_the_plan_for_people(
     assert call("study", "check", study, *options()) == 0
 
     captured = capsys.readouterr()
-    assert captured.out.startswith("study tiny: no faults; 1 arms\n")
+    assert captured.out.startswith("study tiny: no faults; 1 arm\n")
     for line in ("  site alder-icu: ", "  cohort cedar-dictation (in-domain): "):
         assert line in captured.out
     for start in ("time: about ", "traffic: ", "disk: ", "memory: about "):

@@ -109,7 +109,7 @@ def test_a_whole_study_leaves_note_text_in_its_predictions_only(
         assert encode(message, CODECS[codec]) == data
 
 
-def note_text(examples: Any = None) -> str:
+def note_text() -> str:
     """What a careless message of a library would hold."""
     return f"cannot process 'seen for {CANARY} today'"
 
@@ -121,26 +121,26 @@ def failing(error: BaseException) -> Callable[..., Any]:
     return raise_it
 
 
+TRAINING = "fedmedlora.training.site.train_locally"
+CARELESS = [
+    ValueError(note_text()),
+    KeyError(CANARY),
+    UnicodeDecodeError("utf-8", CANARY.encode(), 0, 1, note_text()),
+    MemoryError(note_text()),
+    OSError(5, note_text()),
+    ExceptionGroup(note_text(), [ValueError(note_text())]),
+]
+
+
 @pytest.mark.parametrize(
-    "place",
+    ("place", "error"),
     [
-        "fedmedlora.training.site.train_locally",
-        "fedmedlora.training.site.example_losses",
-        "fedmedlora.training.local.token_losses",
-        "fedmedlora.training.local.collate",
+        *((TRAINING, error) for error in CARELESS),
+        ("fedmedlora.training.site.example_losses", CARELESS[0]),
+        ("fedmedlora.training.local.token_losses", CARELESS[0]),
+        ("fedmedlora.training.local.collate", CARELESS[0]),
     ],
-)
-@pytest.mark.parametrize(
-    "error",
-    [
-        ValueError(note_text()),
-        KeyError(CANARY),
-        UnicodeDecodeError("utf-8", CANARY.encode(), 0, 1, note_text()),
-        MemoryError(note_text()),
-        OSError(5, note_text()),
-        ExceptionGroup(note_text(), [ValueError(note_text())]),
-    ],
-    ids=lambda error: type(error).__name__,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_a_site_that_fails_sends_a_code_and_names_the_place_only(
     planted: Path,

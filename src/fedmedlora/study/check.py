@@ -87,7 +87,8 @@ def check_study(config: StudyConfig, observer: Observer) -> dict[str, Any]:
 def plan_lines(plan: dict[str, Any]) -> list[str]:
     """The plan for people."""
     seconds, size = plan["seconds"], plan["bytes"]
-    lines = [f"study {plan['study']}: no faults; {len(plan['arms'])} arms"]
+    num_arms = len(plan["arms"])
+    lines = [f"study {plan['study']}: no faults; {num_arms} {'arm' if num_arms == 1 else 'arms'}"]
     lines += [
         f"  site {name}: {site['train_documents']} training notes, {site['train_examples']} "
         f"examples, {site['train_tokens']:,} tokens; labels {', '.join(site['labels'])}"

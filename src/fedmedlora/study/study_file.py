@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -58,7 +59,7 @@ def parse_study(values: dict[str, Any], where: str, faults: list[str] | None = N
     config: StudyConfig | None = None
     doubtful: set[str] = set()
     try:
-        config = StudyConfig.model_validate(values)
+        config = _validated(values)
     except ValidationError as error:
         wrong = _wrong_parts(error)
         faults += [f"{where}: {'.'.join(map(str, place))}: {hint}." for place, hint in wrong]
@@ -71,6 +72,14 @@ def parse_study(values: dict[str, Any], where: str, faults: list[str] | None = N
     if faults or config is None:
         raise ConfigError("\n".join(faults))
     return config
+
+
+def _validated(values: dict[str, Any]) -> StudyConfig:
+    """The study; a number in quotes or a yes for a number is no number.
+
+    Through JSON, because only there strictness lets lists be tuples and strings be paths.
+    """
+    return StudyConfig.model_validate_json(json.dumps(values, default=str), strict=True)
 
 
 Place = tuple[int | str, ...]
@@ -103,7 +112,7 @@ def _sound_rest(values: dict[str, Any], wrong: list[Place]) -> StudyConfig | Non
             rest.pop(str(place[0]), None)
     rest.setdefault("name", "unnamed")
     try:
-        return StudyConfig.model_validate(rest)
+        return _validated(rest)
     except ValidationError:
         return None
 
