@@ -1,6 +1,8 @@
 """Mapping files: what their rules mean, and what is said about a wrong one."""
 
+import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -114,3 +116,16 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path):
     for name in ("a.toml", "b.toml"):
         with pytest.raises(ConfigError, match="not TOML"):
             load_mapping(str(tmp_path / name))
+
+
+def test_the_page_about_mapping_files_shows_one_that_works_and_names_every_key():
+    page = (Path(__file__).parents[2] / "docs" / "corpora.md").read_text("utf-8")
+    [example] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert parse(example).labels == ("treatment", "test", "drug", "duration", "temporal")
+    with pytest.raises(ConfigError) as caught:
+        parse("x = 1\n[[entities]]\ny = 1\n[[relations]]\nz = 1\n")
+    told = re.findall(r"unknown key .*; expected (.*)\.", str(caught.value))
+    known = {key for keys in told for key in keys.split(", ")}
+    assert len(told) == 3
+    named = re.compile(r"`(?:\[\[)?(\w+)|^(?:\[+)?(\w+)\b", re.MULTILINE)
+    assert known <= {word for match in named.findall(page) for word in match}

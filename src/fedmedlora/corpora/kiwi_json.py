@@ -67,9 +67,12 @@ class KiwiJsonReader(Reader):
         found: list[tuple[str, int, dict[str, Any]]] = []
         tokens: set[Any] = set()
         position = max(raw.find('"indexes"'), 0)
+        line = raw.count("\n", 0, position) + 1
         for key, at in indexes.items():
-            position = max(raw.find(json.dumps(key), position), position)
-            line = raw.count("\n", 0, position) + 1
+            before, position = position, raw.find(f'"{key}"', position)
+            if position < 0:  # an escape in the key: the line before is near enough
+                position = before
+            line += raw.count("\n", before, position)
             if type(at) is not dict or not all(type(items) is list for items in at.values()):
                 note.fault(line, "wrong-type", f"index {shown(key)} is not an object of lists.")
                 continue

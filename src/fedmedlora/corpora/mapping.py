@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Argument = Literal["Arg1", "Arg2"]
 
 _TOP_KEYS = {
-    "name", "about", "max_cover_characters", "text_may_stop_at_line_end", "word_lists", "entities",
+    "name", "max_cover_characters", "text_may_stop_at_line_end", "word_lists", "entities",
     "relations", "attributes", "allowed_pairs",
 }  # fmt: skip
 _OUTCOMES = ("to", "keep", "drop")

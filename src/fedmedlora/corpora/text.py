@@ -16,19 +16,13 @@ def read_text_note(path: Path, document_id: str) -> Document:
     """The note in a UTF-8 file; line ends stay as they are.
 
     Raises:
-        CorpusError: The file is not UTF-8 or holds NUL bytes.
+        CorpusError: The file is not plain UTF-8: another encoding, a byte order mark, NUL bytes.
     """
-    data = path.read_bytes()
-    if b"\0" in data:
-        raise CorpusError(
-            f"{path}: holds a NUL byte at byte {data.index(0)}; expected text. Convert it first."
-        )
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{path}: not UTF-8 at byte {error.start}; expected UTF-8. Convert it first."
-        ) from None
+    faults: list[Fault] = []
+    text = read_text(path, faults)
+    if text is None:
+        fault = faults[0]
+        raise CorpusError(f"{path}:{fault.line}: {fault.reason} Convert the file first.")
     return Document(document_id, text)
 
 
