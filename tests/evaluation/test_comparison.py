@@ -107,6 +107,9 @@ def test_all_figures_of_all_presets_are_one_family() -> None:
     ]
     assert [d.p_holm for d in found.values()] == holm([d.p for d in found.values()])
     assert any(d.p_holm > d.p for d in found.values())
+    for preset in (STRICT, LENIENT, N2C2_2018):
+        for key, alone in differences(compared(GOOD, found_by(0.85, 4, NOTES), preset)).items():
+            assert replace(alone, p_holm=found[key].p_holm) == found[key]
 
 
 def test_links_are_compared_end_to_end_but_not_on_mentions_that_differ_by_system() -> None:
@@ -121,6 +124,18 @@ def test_links_are_compared_end_to_end_but_not_on_mentions_that_differ_by_system
 
     assert set(found) == {("strict", "entities"), ("strict", "relations")}
     assert found["strict", "relations"].difference == 1.0
+
+
+def test_links_that_were_not_annotated_are_compared_for_neither_system() -> None:
+    links = (Relation("R1", "modifies", "T0", "T1"),)
+    gold = [note for note in NOTES if len(note.entities) > 1]
+    linked = [replace(note, relations=links) for note in gold]
+
+    [result] = evaluate_presets(
+        gold, gold, [STRICT], against=linked, annotated_relations=(), num_draws=10, num_swaps=9
+    )
+
+    assert set(differences([result])) == {("strict", "entities")}
 
 
 def test_labels_that_only_the_other_system_predicts_are_scored_for_both() -> None:

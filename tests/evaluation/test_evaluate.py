@@ -12,6 +12,7 @@ from fedmedlora.core.errors import ConfigError, CorpusError
 from fedmedlora.core.schema import TaskSchema
 from fedmedlora.evaluation.evaluate import Evaluation, evaluate_documents
 from fedmedlora.evaluation.presets import (
+    EXACT,
     LENIENT,
     N2C2_2018,
     PARTIAL,
@@ -231,6 +232,14 @@ def test_labels_sum_to_micro_under_every_preset_and_figure(preset: Preset, seed:
     for scores in result.figures.values():
         assert sum(scores.labels.values(), Counts()) == scores.micro
     assert result.entities.micro.tp > 0
+
+
+def test_where_labels_do_not_matter_a_hit_counts_for_the_gold_label() -> None:
+    predicted = GOLD.with_entities([dataclasses.replace(DRUG, label="problem")])
+
+    result = scored([GOLD], [predicted], EXACT).entities
+
+    assert result.labels == {"problem": Counts(fn=1), "drug": Counts(tp=1)}
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))

@@ -185,6 +185,23 @@ def test_a_prediction_inside_the_gap_of_a_discontinuous_mention_shares_nothing_w
     assert overlap_and_label(gold, [at("problem", (5, 9))]).right == []
 
 
+def test_two_exact_pairs_are_worth_more_than_three_half_right_ones() -> None:
+    gold = [at("drug", (0, 3)), at("drug", (2, 6)), at("drug", (5, 9))]
+    predicted = [at("drug", (2, 6)), at("drug", (5, 9)), at("drug", (8, 12))]
+
+    # One step aside, each gold mention would have a partner.
+    matched = partly_right(gold, predicted)
+
+    assert (matched.right, matched.half_right) == ([(1, 0), (2, 1)], [])
+    assert len(overlap(gold, predicted).right) == 3
+
+
+def test_a_half_right_pair_of_one_label_is_preferred_to_a_larger_overlap() -> None:
+    found = categories([at("drug", (0, 4))], [at("test", (0, 3)), at("drug", (2, 4))])
+
+    assert found["type"]["correct"] == 1
+
+
 def test_a_label_blind_rule_prefers_the_mention_of_the_same_label_at_the_same_place() -> None:
     gold = [at("drug", (0, 7)), at("test", (0, 7))]
     predicted = [at("test", (0, 7))]

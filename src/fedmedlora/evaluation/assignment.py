@@ -24,16 +24,15 @@ def best_assignment(weights: Mapping[Edge, int], *, most_pairs: bool = True) -> 
     """Pairs `(left, right)`, sorted: as many as possible, then with the largest total weight.
 
     `weights` holds the allowed pairs with their weights >= 0. Without `most_pairs` only the total
-    weight matters, and pairs of weight 0 are left out. Where several assignments are equally good,
-    the one returned depends on the numbering of the nodes only.
+    weight matters, and all weights must be > 0. Where several assignments are equally good, the
+    one returned depends on the numbering of the nodes only.
     """
     chosen: list[Edge] = []
     for edges in _components(sorted(weights)):
         lefts = sorted({left for left, _ in edges})
         rights = sorted({right for _, right in edges})
         if len(lefts) == 1 or len(rights) == 1:
-            best = max(edges, key=lambda edge: weights[edge])
-            chosen += [best] if most_pairs or weights[best] else []
+            chosen.append(max(edges, key=lambda edge: weights[edge]))
             continue
         # A pair more is worth more than any weight that it could cost.
         most = max(weights[edge] for edge in edges)

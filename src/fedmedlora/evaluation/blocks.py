@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from fedmedlora.evaluation.scores import DocumentCounts
 
 BLOCKS = ENTITIES, MODIFIERS, RELATIONS = "entities", "modifiers", "relations"
-GOLD_ENTITIES = "gold_entities"
-"""The figure of links between mentions that both sides have."""
 
 
 def count_blocks(
@@ -29,7 +27,10 @@ def count_blocks(
     labels: ScoredLabels,
     annotated_relations: Collection[str] | None,
 ) -> dict[str, DocumentCounts]:
-    """The counts of every figure by name: the blocks, and e.g. `entities.lenient`."""
+    """The counts of the figures by name: the blocks, and e.g. `entities.lenient`.
+
+    All but `count_gold_entities`.
+    """
     found = {}
     for name, further in {"": None, **{f".{name}": name for name in preset.further}}.items():
         for block, own in ((ENTITIES, labels.entities), (MODIFIERS, labels.modifiers)):
@@ -37,10 +38,22 @@ def count_blocks(
         found[RELATIONS + name] = count_links(
             aligned, preset, labels.both, annotated_relations, further=further
         )
-    found[f"{RELATIONS}.{GOLD_ENTITIES}"] = count_links(
-        aligned, preset, labels.both, annotated_relations, given_mentions=True
-    )
     return found
+
+
+def count_gold_entities(
+    aligned: Sequence[tuple[Document, Document]],
+    preset: Preset,
+    labels: ScoredLabels,
+    annotated_relations: Collection[str] | None,
+) -> dict[str, DocumentCounts]:
+    """The counts of the links between mentions that both sides have, by the figure's name.
+
+    Two systems cannot be compared by them: each has other mentions in common with the gold, so
+    they are scored on other links.
+    """
+    counts = count_links(aligned, preset, labels.both, annotated_relations, given_mentions=True)
+    return {f"{RELATIONS}.gold_entities": counts}
 
 
 def count_categories(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedmedlora.evaluation.blocks import GOLD_ENTITIES
 from fedmedlora.evaluation.intervals import (
     NUM_DRAWS,
     bootstrap_f1,
@@ -71,9 +70,6 @@ def compare_figures(
 ) -> list[Difference]:
     """The difference in every figure that has something to count, as one family.
 
-    Links between mentions that both sides have are left out: the two systems have other mentions
-    in common with the gold, so they would be compared on other links.
-
     Args:
         counts: By preset and figure, the counts of both prediction sets on the same documents.
         num_draws: Bootstrap draws.
@@ -81,9 +77,7 @@ def compare_figures(
         seed: Seed of both.
     """
     pairs = {
-        key: np.stack([first.matrix(), second.matrix()])
-        for key, (first, second) in counts.items()
-        if not key[1].endswith(GOLD_ENTITIES)
+        key: np.stack([first.matrix(), second.matrix()]) for key, (first, second) in counts.items()
     }
     pairs = {key: matrices for key, matrices in pairs.items() if matrices.any()}
     if not pairs:

@@ -14,6 +14,7 @@ from fedmedlora.evaluation.blocks import (
     RELATIONS,
     count_blocks,
     count_categories,
+    count_gold_entities,
 )
 from fedmedlora.evaluation.comparison import Difference, compare_figures
 from fedmedlora.evaluation.intervals import NUM_DRAWS
@@ -173,7 +174,8 @@ def evaluate_presets(
     found = []
     comparable: dict[tuple[str, str], tuple[DocumentCounts, DocumentCounts]] = {}
     for preset in presets:
-        counts = count_blocks(aligned, preset, scored, annotated_relations)
+        ours = count_blocks(aligned, preset, scored, annotated_relations)
+        counts = ours | count_gold_entities(aligned, preset, scored, annotated_relations)
         figures = scores_of(list(counts.values()), num_draws=num_draws, seed=seed)
         found.append(
             Evaluation(
@@ -188,7 +190,7 @@ def evaluate_presets(
         )
         if other is not None:
             theirs = count_blocks(other, preset, scored, annotated_relations)
-            comparable |= {(preset.name, name): (counts[name], theirs[name]) for name in counts}
+            comparable |= {(preset.name, name): (ours[name], theirs[name]) for name in ours}
     if other is None:
         return found
     compared = compare_figures(comparable, num_draws=num_draws, num_swaps=num_swaps, seed=seed)

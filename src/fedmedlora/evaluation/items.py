@@ -69,6 +69,8 @@ def link_items(links: Iterable[Link]) -> list[Item]:
 def without_gaps(items: Iterable[Item]) -> list[Item]:
     """The same items with one span at each end, from the first fragment to the last."""
     return [
-        replace(item, ends=tuple((Span(spans[0].start, spans[-1].end),) for spans in item.ends))
+        item
+        if all(len(spans) == 1 for spans in item.ends)
+        else replace(item, ends=tuple((Span(s[0].start, s[-1].end),) for s in item.ends))
         for item in items
     ]
