@@ -110,11 +110,14 @@ def test_a_base_model_that_is_not_there_is_told_before_a_run_exists(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     out = tmp_path / "runs"
 
-    for base in (tmp_path / "no-model", study.parent / "hospitals"):
-        assert call("study", "run", study, "--out", out, *options(f"model.base={base}")) == 1
+    for base, code, reason in (
+        (tmp_path / "no-model", 2, "no such file or folder"),
+        (study.parent / "hospitals", 1, "cannot be loaded as a causal language model"),
+    ):
+        assert call("study", "run", study, "--out", out, *options(f"model.base={base}")) == code
 
         captured = capsys.readouterr()
-        assert f"error: {base}: cannot be loaded as a causal language model" in captured.err
+        assert f"{base}: {reason}" in captured.err
         assert not out.exists()
 
 

@@ -327,7 +327,7 @@ def test_a_base_model_that_is_gone_is_named(moved: tuple[Path, Path], call) -> N
     run, folder = moved
     shutil.rmtree(folder / "model")
 
-    refused(call("study", "resume", run), folder / "model", "cannot be loaded")
+    refused(call("study", "resume", run), folder / "model", "no such file or folder", code=2)
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "round.json"])

@@ -33,7 +33,6 @@ NOTES = {
     "long-word": "pneumono" * 60,
     "no-space": "疼痛和发热" * 40,
     "control": "pain\x0bfever\x0c\x85next\u2028line\u2029para\x1fend",
-    "byte-order-mark": "\ufeffpain after the mark",
     "lone-quotes": "pain \\ \"fever\" 'mass' \\n not a line end",
 }
 
@@ -107,25 +106,24 @@ def test_folder_files_and_json_lines_give_the_same_entities(
 def test_brat_holds_the_same_notes_entities_and_scores_as_json_lines(
     finished, notes: Path, marked, call, tmp_path: Path
 ) -> None:
-    files = [path for path in sorted(notes.rglob("*.txt")) if path.stem != "byte-order-mark"]
-    expected = entities_of(marked)
-    del expected["byte-order-mark"]
+    in_brat = extracted(call, finished.path, tmp_path / "brat", notes, "--to", "brat")
 
-    in_brat = extracted(call, finished.path, tmp_path / "brat", *files, "--to", "brat")
-
-    assert entities_of(in_brat) == expected
-    for path in files:
-        written = tmp_path / "brat" / path.name
+    assert entities_of(in_brat) == entities_of(marked)
+    for path in notes.rglob("*.txt"):
+        written = tmp_path / "brat" / path.relative_to(notes)
         assert written.read_bytes() == path.read_bytes()
         assert written.with_suffix(".ann").is_file()
 
 
-def test_what_brat_cannot_hold_is_refused_before_any_work(finished, notes, call, tmp_path) -> None:
+def test_what_brat_cannot_hold_is_refused_before_any_work(finished, call, tmp_path) -> None:
+    source = tmp_path / "notes.jsonl"
+    write_jsonl(source, [Document("fine", "pain"), Document("../escape", "pain")])
     options = ("--to", "brat", "--out", tmp_path / "out")
-    called = call("extract", "--adapter", finished.path, *options, notes)
+
+    called = call("extract", "--adapter", finished.path, *options, source)
 
     assert called.code == 1
-    assert "byte-order-mark': the text holds a NUL or starts with a byte order mark" in called.err
+    assert "the id cannot be a file name" in called.err
     assert "loading" not in called.err
     assert not (tmp_path / "out").exists()
 
@@ -190,12 +188,19 @@ def test_gold_entities_of_the_input_are_not_passed_on(finished, study, call, tmp
     assert all(not document.relations for document in with_gold)
 
 
-def test_an_adapter_folder_outside_any_run_works(finished, notes, call, tmp_path: Path) -> None:
+def test_an_adapter_folder_outside_any_run_works_with_its_own_base_model_only(
+    finished, study: Path, notes: Path, call, tmp_path: Path
+) -> None:
     folder = shutil.copytree(finished.path / "adapters" / "round-002", tmp_path / "adapter")
+    own, other = study.parent / "model", write_tiny_model(tmp_path / "other", seed=5)
 
-    documents = extracted(call, folder, tmp_path / "out", notes)
+    documents = extracted(call, folder, tmp_path / "out", notes, "--model", own)
 
     assert {d.id.rpartition("/")[2]: d.text for d in documents} == NOTES
+    options = ("--out", tmp_path / "no", "--model", other)
+    refused = call("extract", "--adapter", folder, *options, notes)
+    assert refused.code == 1
+    assert "is not the base model that" in refused.err
 
 
 def test_the_base_model_may_lie_elsewhere_but_must_be_the_same(
@@ -212,7 +217,7 @@ def test_the_base_model_may_lie_elsewhere_but_must_be_the_same(
         options = ("--model", base, "--out", tmp_path / "no")
         called = call("extract", "--adapter", finished.path, *options, notes)
         assert called.code == 1
-        assert f"error: {base}: is not the base model" in called.err
+        assert f"error: {base.name}: is not the base model" in called.err
 
 
 def test_a_folder_with_other_notes_is_refused_before_any_work(
@@ -232,8 +237,9 @@ def test_a_folder_with_other_notes_is_refused_before_any_work(
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        ("latin.txt", "Schmerz für Köhler".encode("latin-1"), "not UTF-8 at byte 9"),
-        ("nul.txt", b"pain\0fever", "NUL byte at byte 4"),
+        ("latin.txt", "Schmerz für Köhler".encode("latin-1"), "byte 9 of the file is not UTF-8"),
+        ("nul.txt", b"pain\0fever", "NUL byte"),
+        ("mark.txt", b"\xef\xbb\xbfpain", "starts with a byte order mark"),
         ("broken.jsonl", b'{"id": "a", "text": "pain"', ":1: "),
         ("empty.jsonl", b"", "the file is empty"),
     ],

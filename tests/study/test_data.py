@@ -171,7 +171,8 @@ def corpus(folder: Path, *notes: Document, labels: tuple[str, ...] = ("problem",
 
 def note(number: int, *, label: str | None = "drug") -> Document:
     entities = () if label is None else (Entity.at("T1", label, 6, 13),)
-    return Document(f"n{number}", "Given aspirin daily.", entities)
+    # Notes with one text are kept together, so each has its own.
+    return Document(f"n{number}", f"Given aspirin daily, visit {number}.", entities)
 
 
 @pytest.fixture
@@ -244,12 +245,15 @@ def test_all_faulty_corpora_are_told_at_once(study_of, tmp_path: Path) -> None:
         assert any(fault.startswith(start) for fault in found), (start, found)
 
 
-def test_labels_without_a_card_are_those_of_the_schema(study_of, tmp_path: Path) -> None:
+def test_labels_must_be_named_where_no_card_says_what_was_annotated(study_of) -> None:
     config = study_of(north=tuple(map(note, range(9))))
     site = config.sites[0].model_copy(update={"corpus": Path("north/documents.jsonl")})
     bare = config.model_copy(update={"sites": (site,)})
+    named = site.model_copy(update={"labels": ("drug",)})
 
-    assert load_notes(bare).sites[0].labels == ("problem", "treatment", "test", "drug")
+    assert any("no corpus card says which labels were annotated" in f for f in told(bare))
+    labelled = load_notes(config.model_copy(update={"sites": (named,)}))
+    assert labelled.sites[0].labels == ("drug",)
     assert load_notes(config).sites[0].labels == ("problem", "drug")
 
 
@@ -268,6 +272,16 @@ def test_entities_of_other_labels_do_not_make_a_training_note(study_of) -> None:
 
     (fault,) = told(config.model_copy(update={"sites": (site,)}))
     assert "has no training note with an annotated entity" in fault
+
+
+def test_notes_of_one_source_are_in_one_split(study_of) -> None:
+    config = study_of(north=tuple(map(note, range(40))))
+    site = config.sites[0].model_copy(update={"group": r"n\d?(\d)$"})  # by last digit: ten groups
+
+    (found,) = load_notes(config.model_copy(update={"sites": (site,)})).sites
+
+    digits = [{d.id[-1] for d in split} for split in (found.train, found.validation, found.test)]
+    assert sum(map(len, digits)) == len(set.union(*digits)) == 10
 
 
 def test_a_changed_patient_changes_the_digest_as_it_changes_the_split(study_of, tmp_path) -> None:

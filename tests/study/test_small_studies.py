@@ -120,7 +120,7 @@ def test_a_site_whose_examples_are_all_thinned_out_is_told_before_anything_is_wr
     notes = bare_study.parent / "hospitals" / "alder-icu" / "documents.jsonl"
     # Annotations that begin inside a word cannot be taught.
     documents = [
-        replace(d, text="xaspirin", entities=(Entity.at("T1", "drug", 1, 8),), relations=())
+        replace(d, text=f"xaspirin {d.id}", entities=(Entity.at("T1", "drug", 1, 8),), relations=())
         for d in read_jsonl(notes)
     ]
     notes.unlink()  # a link to the shared file
