@@ -22,7 +22,7 @@ WEIGHTS = "model.safetensors"
 @pytest.fixture
 def folder(tiny: Callable[..., BaseModel], tmp_path: Path) -> Path:
     """A folder with a tiny Llama, to be damaged."""
-    return Path(shutil.copytree(tiny("llama").name, tmp_path / "model"))
+    return Path(shutil.copytree(tiny("llama").model.name_or_path, tmp_path / "model"))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

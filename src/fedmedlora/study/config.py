@@ -59,7 +59,7 @@ class PromptConfig(Config):
 
     format: Literal["compact", "html"] = "compact"
 
-    window_tokens: int = Field(default=96, ge=16)
+    window_tokens: int = Field(default=96, ge=32)
     """Source tokens a window may hold."""
 
 
@@ -115,6 +115,10 @@ class CorpusConfig(Config):
 
     labels: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Entity labels in question; none: those that the corpus card says were annotated."""
+
+    group: str | None = None
+    """Regular expression over note ids; notes with the same first group come from one source and
+    are never parted by a split. Notes of one patient or with one text are kept together anyway."""
 
 
 class ServerNotesConfig(Config):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from fedmedlora.core.errors import ConfigError, CorpusError
 from fedmedlora.core.schema import TaskSchema, default_schema
 from fedmedlora.core.seeds import derive_seed, python_rng
+from fedmedlora.corpora.grouping import source_groups
 from fedmedlora.corpora.open_corpus import load_corpus
 from fedmedlora.corpora.split import patient_of, split_documents
 from fedmedlora.training.batches import (
@@ -85,7 +86,9 @@ def load_notes(config: StudyConfig) -> StudyNotes:
             continue
         documents, labels = loaded
         shares = config.split.model_dump()
-        splits = split_documents(documents, shares, derive_seed(config.seed, "split", corpus.name))
+        group = source_groups(documents, corpus.group)
+        seed = derive_seed(config.seed, "split", corpus.name)
+        splits = split_documents(documents, shares, seed, group)
         site = SiteNotes(corpus.name, labels, *(tuple(splits[name]) for name in shares))
         faults += _lacks(config, site)
         sites.append(site)
@@ -172,7 +175,12 @@ def _read(
         faults.append(f"{corpus.name}: {error}")
         return None
     annotated = loaded.annotated_labels
-    wanted = set(corpus.labels) if corpus.labels else set(annotated or schema.entity_labels)
+    if annotated is None and not corpus.labels:
+        faults.append(
+            f"{corpus.name}: no corpus card says which labels were annotated, and a label that "
+            "nobody looked for must not be taught as absent. Add a corpus.toml, or labels here."
+        )
+    wanted = set(corpus.labels or annotated or ())
     unknown = sorted(set(corpus.labels or ()) - set(schema.entity_labels))
     if corpus.labels and annotated is not None:
         unknown += sorted(set(corpus.labels) & set(schema.entity_labels) - annotated)
@@ -182,7 +190,7 @@ def _read(
         for label in unknown
     ]
     labels = tuple(label for label in schema.entity_labels if label in wanted)
-    if not labels:
+    if not labels and annotated is not None:
         faults.append(f"{corpus.name}: annotates none of {', '.join(schema.entity_labels)}.")
     if not loaded.documents:
         faults.append(f"{corpus.name}: holds no notes.")

@@ -35,6 +35,7 @@ class Trained:
     folder: Path
     prompt: PromptConfig
     dtype: str
+    base: str | None
     base_fingerprint: str | None
 
 
@@ -62,8 +63,8 @@ def extract_to(
     import torch
 
     wanted = _labels_in_order(labels)
-    if to == "brat" and out.is_dir() and any(out.iterdir()):
-        raise ConfigError(f"{out}: not empty; expected a new folder, so that no notes mix.")
+    if out.is_dir() and any(out.iterdir()):
+        raise ConfigError(f"{out}: not empty; expected a new folder, so that no notes are lost.")
     documents = list(_read(inputs))
     if to == "brat":
         for document in documents:
@@ -71,14 +72,25 @@ def extract_to(
     trained = find_adapter(adapter)
     state = load_adapter(trained.folder)
     out.mkdir(parents=True, exist_ok=True)
-    observer.message(f"loading {model or state.spec.base_model} with {trained.folder}")
+    name = model or trained.base or state.spec.base_model
+    observer.message(f"loading {name} with {trained.folder}")
     dtype = torch.bfloat16 if trained.dtype == "bfloat16" else torch.float32
-    base = load_base(model or state.spec.base_model, revision=state.spec.revision, dtype=dtype)
-    if trained.base_fingerprint not in (None, base.fingerprint):
+    base = load_base(
+        name,
+        revision=state.spec.revision,
+        dtype=dtype,
+        say=observer.message,
+    )
+    if trained.base_fingerprint is None:
+        observer.message(
+            "the adapter is not in a run directory: assuming the default prompt, "
+            f"{trained.prompt.format} with {trained.prompt.window_tokens} tokens a window"
+        )
+    bound = state.spec.revision.startswith("sha256-") and state.spec.revision != base.revision
+    if bound or trained.base_fingerprint not in (None, base.fingerprint):
         raise AdapterMismatchError(
             f"{base.name}: is not the base model that {trained.folder} was trained on; expected "
-            f"fingerprint {trained.base_fingerprint:.12}, got {base.fingerprint:.12}. Name the "
-            "right one with --model."
+            f"revision {state.spec.revision}, got {base.revision}. Name the right one with --model."
         )
     extractor = Extractor(
         merged(base, state),
@@ -114,7 +126,7 @@ def find_adapter(path: Path) -> Trained:
         for parent in path.resolve().parents:
             if (parent / "config.json").is_file() and (parent / "adapters").is_dir():
                 return _of_run(RunStore.open(parent), path)
-        return Trained(path, PromptConfig(), "float32", None)
+        return Trained(path, PromptConfig(), "float32", None, None)
     if (path / "config.json").is_file():
         checkpoint = Checkpoint(path / "adapters")
         rounds = checkpoint.rounds()
@@ -132,8 +144,9 @@ def find_adapter(path: Path) -> Trained:
 
 def _of_run(store: RunStore, folder: Path) -> Trained:
     prompt = PromptConfig.model_validate(store.config.get("prompt", {}))
-    dtype = str(store.config.get("model", {}).get("dtype", "float32"))
-    return Trained(folder, prompt, dtype, store.read_json(INPUTS)["base_fingerprint"])
+    model = store.config["model"]
+    fingerprint = store.read_json(INPUTS)["base_fingerprint"]
+    return Trained(folder, prompt, model["dtype"], model["base"], fingerprint)
 
 
 def _labels_in_order(labels: Sequence[str] | None) -> tuple[str, ...]:

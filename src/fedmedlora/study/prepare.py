@@ -83,7 +83,9 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
     notes = load_notes(config)
     observer.message(f"loading the base model {config.model.base}")
     dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
-    base = load_base(config.model.base, revision=config.model.revision, dtype=dtype)
+    base = load_base(
+        config.model.base, revision=config.model.revision, dtype=dtype, say=observer.message
+    )
     tags = get_format(config.prompt.format)
     initial = initial_adapter(
         base,

@@ -152,6 +152,15 @@ def _contradictions(config: StudyConfig, doubtful: set[str]) -> list[str]:
         for path in sorted(set(trained))
         if (trained + tested).count(path) > 1
     ]
+    base = config.model.base
+    local = base.startswith((".", "/", "~")) or base.endswith(".gguf")
+    if local and not Path(base).expanduser().exists():
+        faults.append(f"model.base: {base}: no such file or folder.")
+    faults += [
+        f"{corpus.name}: group is not a regular expression with one group."
+        for corpus in corpora
+        if corpus.group is not None and not _has_one_group(corpus.group)
+    ]
     if _shares(config) != 1:
         faults.append(f"split: the shares add up to {_shares(config):g}; expected 1.")
     faults += [f"evaluation.presets: {p} occurs twice." for p in _twice(config.evaluation.presets)]
@@ -165,6 +174,13 @@ def _contradictions(config: StudyConfig, doubtful: set[str]) -> list[str]:
     if most and most > len(config.sites) and "sites" not in doubtful:
         faults.append(f"federation.min_sites: {most}, but there are {len(config.sites)} sites.")
     return faults
+
+
+def _has_one_group(pattern: str) -> bool:
+    try:
+        return re.compile(pattern).groups == 1
+    except re.error:
+        return False
 
 
 def _faults_of_server_notes(config: StudyConfig, sites_are_known: bool) -> list[str]:
