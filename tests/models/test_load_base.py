@@ -93,6 +93,19 @@ def test_the_fingerprint_sees_a_change_at_the_end_of_a_weight(folder: Path) -> N
     assert load_base(str(folder)).fingerprint != before
 
 
+def test_a_model_from_a_folder_is_known_without_its_path_and_bound_by_its_digest(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Adapters and messages carry name and revision to other sites."""
+    moved = folder.rename(tmp_path / "Jane's model")
+    other = load_base(str(write_tiny_model(tmp_path / "other", "llama", seed=5)))
+    found = load_base(str(moved))
+
+    assert found.name == "Jane-s-model"
+    assert found.revision == f"sha256-{found.fingerprint[:16]}"
+    assert found.revision != other.revision
+
+
 def no_config(folder: Path) -> None:
     (folder / "config.json").unlink()
 
@@ -165,7 +178,7 @@ def test_a_model_that_lacks_a_weight_is_refused_instead_of_run_with_random_numbe
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="nowhere: cannot be loaded"):
+    with pytest.raises(ModelError, match="nowhere: no such file or folder"):
         load_base(str(tmp_path / "nowhere"))
 
 
