@@ -151,6 +151,6 @@ def refusal(path: Path, faults: list[Fault], num_bad_notes: int) -> CorpusError:
     lines.append(
         f"{path}: {num_bad_notes} notes cannot be read exactly ({len(faults)} faults{more}). "
         "Repair them (`fedmedlora corpus validate` lists all), or leave them out with "
-        "--skip-bad-notes."
+        "`fedmedlora corpus convert --skip-bad-notes`."
     )
     return CorpusError("\n".join(lines))

@@ -176,7 +176,7 @@ def _check_quorum(
         raise AggregationError(
             f"{arm}, round {round_index}: expected updates of at least {quorum} sites, got "
             f"{num_updates}; failed: {told}. Look at the logs of these sites, then resume, or "
-            "lower min_sites."
+            "start a new run with a lower min_sites."
         )
 
 

@@ -31,7 +31,20 @@ def headline(run: FinishedRun) -> list[str]:
     scores = run.scores
     preset = next(iter(presets_of(scores)), "")
     found = [_what_came_out(scores, setting, preset) for setting in settings_of(scores)]
-    return [_what_was_done(run), *filter(None, found)]
+    return [_what_was_done(run), *filter(None, found), *_what_was_given(run)]
+
+
+def _what_was_given(run: FinishedRun) -> list[str]:
+    """Which arms saw labelled notes that the others did not get."""
+    weighing = [
+        arm.name for arm in run.scores.arms if (arm.strategy or {}).get("name") == "fedmedlora-plus"
+    ]
+    if not weighing or not run.config.get("server_notes"):
+        return []
+    return [
+        f"To weigh the sites, {listed(weighing)} used labelled validation notes at the server, "
+        "which no other arm was given."
+    ]
 
 
 def _what_was_done(run: FinishedRun) -> str:

@@ -16,6 +16,7 @@ from fedmedlora.federation.checkpoint import Checkpoint
 from fedmedlora.federation.in_process import InProcessRuntime
 from fedmedlora.federation.loop import run_rounds
 from fedmedlora.inference.extractor import Extractor
+from fedmedlora.models.fetch import file_sha256
 from fedmedlora.models.lora import merged
 from fedmedlora.runs.audit import AuditLog
 from fedmedlora.runs.store import RunStore
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from fedmedlora.training.site import TaskData
 
 INPUTS, ROUNDS, SCORES = "inputs.json", "rounds.jsonl", "scores.json"
+PREDICTIONS = "predictions"
 EXTRACTION, WORK, SITES = "extraction.jsonl", "work", "sites"
 
 
@@ -126,8 +128,10 @@ class _Run:
         for number, arm in enumerate(self._arms, start=1):
             place = f"arm {number} of {len(self._arms)}: {arm.name}"
             self._observer.message(place + self._time_left.phrase())
-            counts |= self._test(arm, self._train(arm))
-            audit.append("arm-finished", arm=arm.name)
+            adapter = self._train(arm)
+            counts |= self._test(arm, adapter)
+            fields = {"arm": arm.name, "adapter": adapter.digest() if adapter else None}
+            audit.append("arm-finished", **fields, predictions=self._digests(arm))
         header = {
             "version": __version__,
             "study": self._config.name,
@@ -143,7 +147,12 @@ class _Run:
         scores = scores_json(self._config, self._arms, cohorts, counts, header)
         self._store.write_json(SCORES, scores)
         shutil.rmtree(self._store.file(WORK), ignore_errors=True)
-        audit.append("run-finished")
+        audit.append("run-finished", scores=file_sha256(self._store.file(SCORES)))
+
+    def _digests(self, arm: Arm) -> dict[str, str]:
+        """SHA-256 of the arm's prediction files, by name."""
+        files = sorted(self._store.file(PREDICTIONS).glob(f"{_file_stem(arm)}--*.jsonl"))
+        return {path.name: file_sha256(path) for path in files}
 
     def _train(self, arm: Arm) -> AdapterState | None:
         """The arm's final adapter; None for the arm without training."""
@@ -200,7 +209,7 @@ class _Run:
         extractor: Extractor | None = None
         counts: dict[Cell, DocumentCounts] = {}
         for cohort in cohorts:
-            name = f"predictions/{arm.name.replace('/', '--')}--{cohort.name}.jsonl"
+            name = f"{PREDICTIONS}/{_file_stem(arm)}--{cohort.name}.jsonl"
             if self._store.has(name):
                 meter.skip(len(cohort.documents), len(cohort.documents))
             else:
@@ -276,3 +285,8 @@ def _full_model_bytes(prepared: Prepared) -> int:
     """What sending the whole model once would take, in bfloat16."""
     sizes: list[int] = [weight.numel() for weight in prepared.base.model.parameters()]
     return 2 * sum(sizes)
+
+
+def _file_stem(arm: Arm) -> str:
+    """How the arm's prediction files begin; names of arms never hold two dashes themselves."""
+    return arm.name.replace("/", "--")
