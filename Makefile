@@ -61,7 +61,7 @@ test: $(VENV)/.has-dev
 	@$(BIN)/python -m pytest
 
 test-all: $(VENV)/.has-dev
-	@$(BIN)/python -m pytest -m "" -rs
+	@$(BIN)/python -m pytest -m "" -rs --hypothesis-profile=explore
 
 check: format-check lint types layers docs test
 

@@ -190,11 +190,10 @@ def _sentences(document: Document) -> list[list[Span]]:
         if mention is None or mention.end == sentence.end:
             ends.append(sentence.end)
     sentences: list[list[Span]] = [[] for _ in ends]
-    for match in _TOKEN.finditer(document.text):
-        start, end = match.span()
-        inside = cuts[bisect_right(cuts, start) : bisect_left(cuts, end)]
-        pieces = zip([start, *inside], [*inside, end], strict=True)
-        sentences[bisect_left(ends, end)] += [Span(*piece) for piece in pieces]
+    # Each stretch between two cuts by itself, so that a token stays one when it is read again.
+    for start, end in pairwise([0, *cuts, len(document.text)]):
+        for match in _TOKEN.finditer(document.text, start, end):
+            sentences[bisect_left(ends, match.end())].append(Span(*match.span()))
     return [tokens for tokens in sentences if tokens]
 
 

@@ -16,6 +16,7 @@ from fedmedlora.models.lora import LoRAModel, initial_adapter
 from fedmedlora.prompts.registry import get_format
 from fedmedlora.study.conditions import POOL
 from fedmedlora.study.data import StudyNotes, load_notes, pooled, site_examples
+from fedmedlora.study.number_type import rounding_error
 from fedmedlora.study.server_notes import ServerNotes
 from fedmedlora.training.local import LocalSettings
 
@@ -57,10 +58,6 @@ def resolve(config: StudyConfig, observer: Observer) -> StudyConfig:
     if Path(model.base).expanduser().exists() and model.base not in PRESETS:
         # As the corpora: a run can be resumed from any working directory.
         model = model.model_copy(update={"base": str(Path(model.base).expanduser().resolve())})
-    if model.dtype == "auto":
-        choice = choose_dtype()
-        observer.message(f"number type {choice.reason}")
-        model = model.model_copy(update={"dtype": choice.name})
     if model.threads is None:
         model = model.model_copy(update={"threads": torch.get_num_threads()})
     lora = config.lora
@@ -68,7 +65,30 @@ def resolve(config: StudyConfig, observer: Observer) -> StudyConfig:
         known = PRESETS.get(model.base)
         targets = known.target_modules if known else ALL_LINEAR
         lora = lora.model_copy(update={"target_modules": targets})
-    return config.model_copy(update={"model": model, "lora": lora})
+    config = config.model_copy(update={"model": model, "lora": lora})
+    if model.dtype == "auto":
+        dtype = _number_type(config, observer)
+        config = config.model_copy(update={"model": model.model_copy(update={"dtype": dtype})})
+    return config
+
+
+def _number_type(config: StudyConfig, observer: Observer) -> str:
+    """bfloat16 if it is clearly faster here and exact enough for this base model."""
+    choice = choose_dtype()
+    observer.message(f"number type {choice.reason}")
+    if choice.name == "float32":
+        return choice.name
+    error = rounding_error(
+        lambda dtype: load_base(
+            config.model.base, revision=config.model.revision, dtype=dtype, say=observer.message
+        ),
+        get_format(config.prompt.format),
+        rank=config.lora.rank,
+        alpha=config.lora.alpha,
+        target_modules=config.lora.target_modules or ALL_LINEAR,
+    )
+    observer.message(f"number type {error.name}: {error.reason}")
+    return error.name
 
 
 def prepare(config: StudyConfig, observer: Observer) -> Prepared:
