@@ -17,7 +17,7 @@ from fedmedlora.core.document import Document, Entity
 from fedmedlora.core.records import SilentObserver
 from fedmedlora.core.schema import TaskSchema
 from fedmedlora.inference.extractor import Extractor
-from fedmedlora.inference.step_decoder import decode_batch
+from fedmedlora.inference.step_decoder import StepDecoder, decode_batch
 from fedmedlora.models.catalog import ALL_LINEAR
 from fedmedlora.models.load import BaseModel
 from fedmedlora.models.lora import LoRAModel, initial_adapter, merged
@@ -51,11 +51,28 @@ def notes() -> list[Document]:
     return [Document(f"note-{number}", text) for number, text in enumerate(HOSTILE)]
 
 
+def extractor_of(
+    base: BaseModel,
+    *,
+    name: str = "compact",
+    window_tokens: int = WINDOW_TOKENS,
+    batch_size: int = 8,
+    chunk_windows: int = 128,
+) -> Extractor:
+    tags = get_format(name)
+    return Extractor(
+        StepDecoder(base, tags, batch_size=batch_size),
+        base.tokenizer,
+        tags,
+        window_tokens=window_tokens,
+        chunk_windows=chunk_windows,
+    )
+
+
 def extract(
     base: BaseModel, documents: list[Document], *, name: str = "compact", **options: Any
 ) -> list[Document]:
-    settings = {"window_tokens": WINDOW_TOKENS, "batch_size": 8, **options}
-    extractor = Extractor(base, get_format(name), **settings)
+    extractor = extractor_of(base, name=name, **options)
     return list(extractor.extract(documents, LABELS, SilentObserver()))
 
 
@@ -110,8 +127,8 @@ def test_whatever_the_notes_hold_the_entities_are_stretches_of_them(
 def test_batches_and_chunks_do_not_change_the_result(tiny: BaseOf) -> None:
     base = tiny("deepseek-distill", 1, torch.float64)
     whole = extract(base, notes(), batch_size=64)
-    for size in (1, 5):  # chunks of 16 batches: one window at a time makes several
-        parts = extract(base, notes(), batch_size=size)
+    for size, chunk in ((1, 1), (5, 20)):
+        parts = extract(base, notes(), batch_size=size, chunk_windows=chunk)
         for one, other in zip(whole, parts, strict=True):
             assert spans_of(one) == spans_of(other)
             assert scores_of(one) == pytest.approx(scores_of(other), abs=2e-6)
@@ -138,7 +155,8 @@ def test_gold_is_dropped_and_all_else_kept(tiny: BaseOf) -> None:
 
     assert all(entity.label in LABELS for entity in found.entities)
     assert (found.source, found.annotated_labels) == ("here", gold.annotated_labels)
-    assert found.metadata == {"kind": "note"}
+    counts = {"num_windows": 1, "num_unparsable": 0, "num_truncated": 0}
+    assert found.metadata == {"kind": "note", **counts}
 
 
 def test_each_window_of_a_long_sentence_answers_for_its_core_only(tiny: BaseOf) -> None:
@@ -174,9 +192,7 @@ class Watcher(SilentObserver):
 
 def test_the_observer_is_told_of_every_note_once(tiny: BaseOf) -> None:
     watcher = Watcher()
-    extractor = Extractor(
-        tiny("llama"), get_format("compact"), window_tokens=WINDOW_TOKENS, batch_size=2
-    )
+    extractor = extractor_of(tiny("llama"), chunk_windows=4)
     list(extractor.extract(notes(), LABELS, watcher))
 
     assert watcher.done == len(HOSTILE)
@@ -190,11 +206,11 @@ def test_notes_are_read_as_they_are_needed(tiny: BaseOf) -> None:
             read.append(number)
             yield Document(f"n{number}", "pain")
 
-    extractor = Extractor(tiny("llama"), get_format("compact"), window_tokens=40, batch_size=2)
+    extractor = extractor_of(tiny("llama"), chunk_windows=32)
     found = extractor.extract(many(), LABELS, SilentObserver())
 
     assert next(found).id == "n0"
-    assert len(read) == 32  # sixteen batches of two
+    assert len(read) == 32  # one chunk
     assert [document.id for document in found] == [f"n{number}" for number in range(1, 100)]
 
 
@@ -237,7 +253,8 @@ def test_what_was_learnt_by_heart_is_extracted_without_a_fault(tiny: BaseOf, nam
         LocalSettings(learning_rate=1e-2, epochs=1.0, batch_tokens=4096),
         SilentObserver(),
     )
-    extractor = Extractor(merged(base, learnt.adapter), tags, window_tokens=60)
+    shown = merged(base, learnt.adapter)
+    extractor = Extractor(StepDecoder(shown, tags), base.tokenizer, tags, window_tokens=60)
     found = list(extractor.extract(taught, LABELS, SilentObserver()))
 
     assert [spans_of(d) for d in found] == [spans_of(d) for d in taught]

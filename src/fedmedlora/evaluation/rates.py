@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedmedlora.core.answer_counts import NUM_TRUNCATED, NUM_UNPARSABLE, NUM_WINDOWS, UNALIGNED
 from fedmedlora.core.errors import CorpusError
 from fedmedlora.corpora.reader import shown
 
@@ -15,15 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from fedmedlora.core.document import Document
-
-UNALIGNED = "unaligned_predictions"
-"""How many answers could not be placed in the note, by label: `{"drug": 2}`."""
-NUM_WINDOWS = "num_windows"
-"""How many pieces of the note the model was asked about, one answer each."""
-NUM_UNPARSABLE = "num_unparsable"
-"""Of these, how many answers could not be read at all."""
-NUM_TRUNCATED = "num_truncated"
-"""Of these, how many answers stopped because they were too long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from fedmedlora.inference.decoder import FoundSpan
 from fedmedlora.prompts.pieces import cut
 
 if TYPE_CHECKING:
@@ -24,16 +25,6 @@ class Choice:
     kind: Literal["copy", "close", "open"]
     label: str
     token_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FoundSpan:
-    """A closed span; offsets count from the start of the window's text."""
-
-    label: str
-    start: int
-    end: int
-    log_probability: float
 
 
 class CopyCursor:

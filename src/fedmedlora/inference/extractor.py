@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+from fedmedlora.core.answer_counts import NUM_TRUNCATED, NUM_UNPARSABLE, NUM_WINDOWS, UNALIGNED
 from fedmedlora.core.document import Entity, Span
-from fedmedlora.inference.step_decoder import decode_batch
 from fedmedlora.models.windowing import note_windows
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
     from fedmedlora.core.document import Document
     from fedmedlora.core.records import Observer
-    from fedmedlora.inference.cursor import FoundSpan
-    from fedmedlora.models.load import BaseModel
+    from fedmedlora.inference.decoder import Decoder, FoundSpan, WindowAnswer
+    from fedmedlora.models.tokens import PieceTokenizer
     from fedmedlora.prompts.format import TagFormat
     from fedmedlora.prompts.windows import Window
 
@@ -30,22 +31,31 @@ class _Job:
 
 
 class Extractor:
-    """A model, a prompt format and a batch plan.
+    """Notes cut into windows, the windows answered by a decoder, the answers placed in the notes.
 
     Args:
-        base: The model, adapters merged.
+        decoder: Answers the prompts.
+        tokenizer: The base model's.
         tags: The format that the adapter was trained with.
         window_tokens: Source tokens a window, as in training.
-        batch_size: Windows decoded side by side.
+        chunk_windows: Notes are answered in chunks of about this many windows; more of them fill
+            the decoder's batches better, fewer take less memory.
     """
 
     def __init__(
-        self, base: BaseModel, tags: TagFormat, *, window_tokens: int, batch_size: int = 64
+        self,
+        decoder: Decoder,
+        tokenizer: PieceTokenizer,
+        tags: TagFormat,
+        *,
+        window_tokens: int,
+        chunk_windows: int = 512,
     ) -> None:
-        self._base = base
+        self._decoder = decoder
+        self._tokenizer = tokenizer
         self._tags = tags
         self._window_tokens = window_tokens
-        self._batch_size = batch_size
+        self._chunk_windows = chunk_windows
 
     def extract(
         self, documents: Iterable[Document], labels: Sequence[str], observer: Observer
@@ -53,21 +63,34 @@ class Extractor:
         """Each document with its predicted entities, in the order of the input.
 
         Gold entities and relations are dropped. Offsets are exact: every entity is a stretch of the
-        document. The observer is told of each document that is done. Documents are read in chunks,
-        so memory does not grow with their number.
+        document. The observer is told of each document that is done. The metadata tells how many
+        windows were asked about, and how many answers were unparsable, truncated or not in the
+        note (`core/answer_counts.py`).
+        """
+        for chunk in self.extract_chunks(documents, labels, observer):
+            yield from chunk
+
+    def extract_chunks(
+        self, documents: Iterable[Document], labels: Sequence[str], observer: Observer
+    ) -> Iterator[list[Document]]:
+        """As `extract`, chunk by chunk, so that memory does not grow with the number of documents.
+
+        A chunk's answers depend on its own documents only: whoever starts again behind one of the
+        chunks gets the rest as it would have been.
         """
         chunk: list[Document] = []
         jobs: list[_Job] = []
         for document in documents:
             jobs += [_Job(len(chunk), window) for window in self._windows(document)]
             chunk.append(document)
-            if len(jobs) >= 16 * self._batch_size:
-                yield from self._answer(chunk, jobs, labels, observer)
+            if len(jobs) >= self._chunk_windows or len(chunk) >= self._chunk_windows:
+                yield self._answer(chunk, jobs, labels, observer)
                 chunk, jobs = [], []
-        yield from self._answer(chunk, jobs, labels, observer)
+        if chunk:
+            yield self._answer(chunk, jobs, labels, observer)
 
     def _windows(self, document: Document) -> list[Window]:
-        return note_windows(document.text, self._base.tokenizer, budget_tokens=self._window_tokens)
+        return note_windows(document.text, self._tokenizer, budget_tokens=self._window_tokens)
 
     def _answer(
         self,
@@ -75,28 +98,43 @@ class Extractor:
         jobs: Sequence[_Job],
         labels: Sequence[str],
         observer: Observer,
-    ) -> Iterator[Document]:
-        found: list[list[Entity]] = [[] for _ in chunk]
+    ) -> list[Document]:
         open_windows = [0] * len(chunk)
         for job in jobs:
             open_windows[job.document] += 1
-        observer.advance(open_windows.count(0))
-        # Windows of similar length side by side; the order is a function of the input alone.
-        order = sorted(range(len(jobs)), key=lambda i: (-len(jobs[i].window.span), i))
-        for start in range(0, len(order), self._batch_size):
-            batch = [jobs[index] for index in order[start : start + self._batch_size]]
-            prompts = [
-                self._tags.prompt(chunk[job.document], job.window.span, labels) for job in batch
-            ]
-            for job, spans in zip(
-                batch, decode_batch(self._base, prompts, self._tags), strict=True
-            ):
-                found[job.document] += _place(job.window, spans)
-                open_windows[job.document] -= 1
-                if open_windows[job.document] == 0:
-                    observer.advance(1)
-        for document, entities in zip(chunk, found, strict=True):
-            yield document.with_entities(_numbered(entities))
+        if num_empty := open_windows.count(0):
+            observer.advance(num_empty)
+
+        def done(index: int) -> None:
+            document = jobs[index].document
+            open_windows[document] -= 1
+            if open_windows[document] == 0:
+                observer.advance(1)
+
+        prompts = [self._tags.prompt(chunk[j.document], j.window.span, labels) for j in jobs]
+        answers = self._decoder.decode(prompts, done)
+        found: list[list[tuple[Window, WindowAnswer]]] = [[] for _ in chunk]
+        for job, answer in zip(jobs, answers, strict=True):
+            found[job.document].append((job.window, answer))
+        return [_answered(*pair) for pair in zip(chunk, found, strict=True)]
+
+
+def _answered(document: Document, found: Sequence[tuple[Window, WindowAnswer]]) -> Document:
+    """The document with what its windows' answers hold, and their counts in the metadata."""
+    entities = [entity for window, answer in found for entity in _place(window, answer.spans)]
+    unaligned: Counter[str] = Counter()
+    for _, answer in found:
+        unaligned.update(answer.unaligned)
+    counts: dict[str, Any] = {
+        NUM_WINDOWS: len(found),
+        NUM_UNPARSABLE: sum(answer.unparsable for _, answer in found),
+        NUM_TRUNCATED: sum(answer.truncated for _, answer in found),
+    }
+    if unaligned:
+        counts[UNALIGNED] = dict(sorted(unaligned.items()))
+    return replace(
+        document.with_entities(_numbered(entities)), metadata={**document.metadata, **counts}
+    )
 
 
 def _place(window: Window, spans: Iterable[FoundSpan]) -> list[Entity]:
@@ -109,7 +147,9 @@ def _place(window: Window, spans: Iterable[FoundSpan]) -> list[Entity]:
     ]
 
 
-def _score(span: FoundSpan) -> float:
+def _score(span: FoundSpan) -> float | None:
+    if math.isnan(span.log_probability):
+        return None
     return round(math.exp(min(0.0, span.log_probability)), 6)
 
 

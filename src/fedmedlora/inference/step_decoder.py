@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fedmedlora.inference.cursor import CopyCursor, FoundSpan
+from fedmedlora.inference.cursor import CopyCursor
 from fedmedlora.inference.decision import Decision
+from fedmedlora.inference.decoder import FoundSpan, WindowAnswer, longest_first
 from fedmedlora.training.batches import encode_prompt
 
 if TYPE_CHECKING:
@@ -62,6 +63,33 @@ class _Row:
     def _feed(self, token: int | None) -> None:
         if token is not None:
             self.pending.append(token)
+
+
+class StepDecoder:
+    """Constrained decoding in batches of similar length, one token of every row at a time.
+
+    Args:
+        base: The model, adapters merged.
+        tags: The prompts' format.
+        batch_size: Windows decoded side by side.
+    """
+
+    def __init__(self, base: BaseModel, tags: TagFormat, *, batch_size: int = 64) -> None:
+        self._base, self._tags, self._batch_size = base, tags, batch_size
+
+    def decode(
+        self, prompts: Sequence[Prompt], on_done: Callable[[int], None]
+    ) -> list[WindowAnswer]:
+        """The answers, in the order of the prompts; see `Decoder`."""
+        answers = [WindowAnswer(())] * len(prompts)
+        order = longest_first(prompts)
+        for start in range(0, len(order), self._batch_size):
+            batch = order[start : start + self._batch_size]
+            found = decode_batch(self._base, [prompts[i] for i in batch], self._tags)
+            for index, spans in zip(batch, found, strict=True):
+                answers[index] = WindowAnswer(tuple(spans))
+                on_done(index)
+        return answers
 
 
 def decode_batch(

@@ -13,6 +13,7 @@ from fedmedlora.corpora.jsonl import JsonlReader, is_jsonl, write_jsonl
 from fedmedlora.corpora.text import read_text_note
 from fedmedlora.federation.checkpoint import Checkpoint
 from fedmedlora.inference.extractor import Extractor
+from fedmedlora.inference.step_decoder import StepDecoder
 from fedmedlora.models.load import load_base
 from fedmedlora.models.lora import merged
 from fedmedlora.prompts.registry import get_format
@@ -92,12 +93,9 @@ def extract_to(
             f"{base.name}: is not the base model that {trained.folder} was trained on; expected "
             f"revision {state.spec.revision}, got {base.revision}. Name the right one with --model."
         )
-    extractor = Extractor(
-        merged(base, state),
-        get_format(trained.prompt.format),
-        window_tokens=trained.prompt.window_tokens,
-        batch_size=batch_size,
-    )
+    tags = get_format(trained.prompt.format)
+    decoder = StepDecoder(merged(base, state), tags, batch_size=batch_size)
+    extractor = Extractor(decoder, base.tokenizer, tags, window_tokens=trained.prompt.window_tokens)
     observer.stage("extraction", len(documents), "notes")
     predicted = list(extractor.extract(documents, wanted, observer))
     written = out / "documents.jsonl" if to == "jsonl" else out

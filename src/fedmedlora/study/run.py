@@ -16,6 +16,7 @@ from fedmedlora.federation.checkpoint import Checkpoint
 from fedmedlora.federation.in_process import InProcessRuntime
 from fedmedlora.federation.loop import run_rounds
 from fedmedlora.inference.extractor import Extractor
+from fedmedlora.inference.step_decoder import StepDecoder
 from fedmedlora.models.fetch import file_sha256
 from fedmedlora.models.lora import merged
 from fedmedlora.runs.audit import AuditLog
@@ -214,17 +215,21 @@ class _Run:
                 meter.skip(len(cohort.documents), len(cohort.documents))
             else:
                 if extractor is None:
-                    extractor = Extractor(
-                        merged(self._prepared.base, adapter),
-                        self._prepared.tags,
-                        window_tokens=self._config.prompt.window_tokens,
-                        batch_size=self._config.evaluation.batch_size,
-                    )
+                    extractor = self._extractor(adapter)
                 self._extract(extractor, cohort, name, arm, meter)
             predicted = read_jsonl(self._store.file(name))
             for preset in self._config.evaluation.presets:
                 counts[arm.name, cohort.name, preset] = score_cell(cohort, predicted, preset)
         return counts
+
+    def _extractor(self, adapter: AdapterState | None) -> Extractor:
+        base, tags = merged(self._prepared.base, adapter), self._prepared.tags
+        return Extractor(
+            StepDecoder(base, tags, batch_size=self._config.evaluation.batch_size),
+            base.tokenizer,
+            tags,
+            window_tokens=self._config.prompt.window_tokens,
+        )
 
     def _extract(
         self, extractor: Extractor, cohort: Cohort, name: str, arm: Arm, observer: Observer
