@@ -55,11 +55,11 @@ def test_a_log_file_gets_percent_and_time_left_every_twenty_seconds(
 
     assert SECONDS_BETWEEN_LINES == 20
     assert shown().splitlines() == [
-        "  fedavg: training: 20%, 1 min 36 s left  loss 1.250",
-        "  fedavg: training: 40%, 1 min 12 s left  loss 1.250",
-        "  fedavg: training: 60%, 48 s left  loss 1.250",
-        "  fedavg: training: 80%, 24 s left  loss 1.250",
-        "  fedavg: training: 100%, 0 s left  loss 1.250",
+        "  fedavg: training: 20%, 1 min 36 s left (8.3 tokens/s)  loss 1.250",
+        "  fedavg: training: 40%, 1 min 12 s left (8.3 tokens/s)  loss 1.250",
+        "  fedavg: training: 60%, 48 s left (8.3 tokens/s)  loss 1.250",
+        "  fedavg: training: 80%, 24 s left (8.3 tokens/s)  loss 1.250",
+        "  fedavg: training: 100%, 0 s left (8.3 tokens/s)  loss 1.250",
         "  fedavg: training: 1,000 tokens in 2 min 00 s (8.3 tokens/s)",
     ]
 

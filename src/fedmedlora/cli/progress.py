@@ -39,6 +39,7 @@ class ConsoleObserver:
             TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[rate]}"),
             TextColumn("{task.fields[figures]}"),
             console=self._console,
             transient=True,
@@ -62,11 +63,13 @@ class ConsoleObserver:
         self._bar.stop()
 
     def stage(self, title: str, total: float, unit: str) -> None:
-        """A stage starts; the one before is closed with a line."""
+        """A stage starts; the one before is closed with a line. A total of 0 is an unknown one."""
         self._end_stage()
         self._title, self._total, self._unit, self._done = title, total, unit, 0.0
         self._started = self._said = time.monotonic()
-        self._task = self._bar.add_task(title, total=round(total), unit=unit, figures="")
+        self._task = self._bar.add_task(
+            title, total=round(total) or None, unit=unit, rate="", figures=""
+        )
 
     def advance(self, amount: float, **figures: float) -> None:
         """More is done."""
@@ -74,19 +77,24 @@ class ConsoleObserver:
             return
         self._done += amount
         shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
-        self._bar.update(self._task, completed=round(self._done), figures=shown)
         now = time.monotonic()
+        seconds = now - self._started
+        rate = f"({self._done / seconds:,.1f} {self._unit}/s)" if seconds >= 1 else ""
+        self._bar.update(self._task, completed=round(self._done), rate=rate, figures=shown)
         if not self._console.is_terminal and now - self._said >= SECONDS_BETWEEN_LINES:
             self._said = now
-            share = self._done / self._total if self._total else 1.0
-            left = (now - self._started) * (1 - share) / share if share > 0 else 0.0
-            self._say(
-                f"  {self._title}: {min(1.0, share):.0%}, {_span(left)} left  {shown}".rstrip()
-            )
+            self._say(f"  {self._title}: {self._state(seconds)} {rate}  {shown}".rstrip())
+
+    def _state(self, seconds: float) -> str:
+        if not self._total:
+            return f"{self._done:,.0f} {self._unit}"
+        share = self._done / self._total
+        left = seconds * (1 - share) / share if share > 0 else 0.0
+        return f"{min(1.0, share):.0%}, {_span(left)} left"
 
     def message(self, text: str) -> None:
         """A line, after that of a stage that is complete."""
-        if self._task is not None and self._done >= self._total:
+        if self._task is not None and 0 < self._total <= self._done:
             self._end_stage()
         self._say(text)
 

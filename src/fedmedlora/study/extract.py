@@ -1,150 +1,219 @@
-"""Extraction as users run it: an adapter, some files, a folder to write to."""
+"""Extraction as users run it: an adapter, many notes, a folder to write to."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import IO, TYPE_CHECKING, Any
 
-from fedmedlora.adapters.files import CONFIG_FILE, load_adapter
-from fedmedlora.core.errors import AdapterMismatchError, ConfigError, RunStoreError
+from fedmedlora import __version__
+from fedmedlora.core import answer_counts
+from fedmedlora.core.errors import ConfigError, RunStoreError
 from fedmedlora.core.schema import default_schema
-from fedmedlora.corpora.brat_writer import note_files, write_brat
-from fedmedlora.corpora.jsonl import JsonlReader, is_jsonl, write_jsonl
-from fedmedlora.corpora.text import read_text_note
-from fedmedlora.federation.checkpoint import Checkpoint
-from fedmedlora.inference.extractor import Extractor
-from fedmedlora.inference.step_decoder import StepDecoder
-from fedmedlora.models.load import load_base
-from fedmedlora.models.lora import merged
-from fedmedlora.prompts.registry import get_format
-from fedmedlora.runs.store import RunStore
-from fedmedlora.study.config import PromptConfig
-from fedmedlora.study.run import INPUTS
+from fedmedlora.corpora.formats import TARGETS
+from fedmedlora.runs import atomic
+from fedmedlora.runs.lock import exclusive
+from fedmedlora.study.extraction_inputs import Columns, NoteInputs
+from fedmedlora.study.extraction_output import make_output
+from fedmedlora.study.extraction_progress import (
+    Progress,
+    chained,
+    find_progress,
+    refuse_other_settings,
+    skip_finished,
+)
+from fedmedlora.study.trained_adapter import find_adapter, load_extractor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from fedmedlora.core.document import Document
     from fedmedlora.core.records import Observer
+    from fedmedlora.inference.decoders import DecoderName
+    from fedmedlora.study.extraction_output import ExtractionFormat
+    from fedmedlora.study.trained_adapter import Trained
+
+ENTITIES, DROPPED = "entities", "dropped_below_threshold"
+WINDOWS, UNPARSABLE, TRUNCATED, UNALIGNED = "windows", "unparsable", "truncated", "unaligned"
+COUNTS = (ENTITIES, DROPPED, WINDOWS, UNPARSABLE, TRUNCATED, UNALIGNED)
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """An adapter folder, what the model read and ran in when it was trained, and which it was."""
+class ExtractionRequest:
+    """What a user asks for.
 
-    folder: Path
-    prompt: PromptConfig
-    dtype: str
-    base: str | None
-    base_fingerprint: str | None
+    Attributes:
+        inputs: See `NoteInputs`.
+        adapter: A run directory or a peft adapter folder.
+        out: A folder of its own for the output.
+        to: The output's format.
+        model: The base model's name or place; by default the adapter's own.
+        labels: Which to mark; by default all entity labels of the schema.
+        decoder: Which one.
+        threshold: Entities with a lower score are dropped.
+        batch_size: Windows decoded side by side.
+        chunk_windows: See `Extractor`; the work is saved after each chunk.
+        columns: Of tables.
+        resume: Go on with what was interrupted in `out`, if anything was.
+    """
+
+    inputs: tuple[Path, ...]
+    adapter: Path
+    out: Path
+    to: ExtractionFormat = "jsonl"
+    model: str | None = None
+    labels: tuple[str, ...] | None = None
+    decoder: DecoderName = "step"
+    threshold: float | None = None
+    batch_size: int = 64
+    chunk_windows: int = 512
+    columns: Columns = field(default_factory=Columns)
+    resume: bool = False
 
 
 def extract_to(
-    inputs: Sequence[Path],
-    adapter: Path,
-    out: Path,
-    to: Literal["jsonl", "brat"],
+    request: ExtractionRequest,
     observer: Observer,
     *,
-    model: str | None = None,
-    labels: tuple[str, ...] | None = None,
-    batch_size: int = 64,
+    stdin: IO[bytes] | None = None,
+    started: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """What was read and written, as plain values; the predictions are below `out`.
+    """What was read and written, as plain values; the predictions are below `request.out`.
+
+    Notes of files are all checked before a model is loaded. Then they are read as they are needed,
+    and what was predicted is saved chunk by chunk: a killed extraction that is resumed ends with
+    the bytes of one that was not.
+
+    Args:
+        request: What to do.
+        observer: Told of each note that is done.
+        stdin: What the input `-` stands for.
+        started: Called once there is something to resume.
 
     Raises:
-        ConfigError: An input is missing, a label is not an entity label of the schema, or `out`
-            holds other notes.
-        CorpusError: A note cannot be read exactly, or BRAT cannot hold it.
-        RunStoreError: `adapter` is neither a run nor an adapter folder.
+        ConfigError: An input is missing, a label is not an entity label of the schema, `out` holds
+            something else or was begun with other settings, or the decoder gives no scores to
+            compare with the threshold.
+        CorpusError: A note cannot be read exactly, or the output's format cannot hold it.
+        RunStoreError: `adapter` is neither a run nor an adapter folder; `out` cannot be written,
+            is damaged or in use; or the notes that were done before have changed.
         ModelError: The base model cannot be loaded.
         AdapterMismatchError: The adapter is for another base model.
     """
-    import torch
-
-    wanted = _labels_in_order(labels)
-    if out.is_dir() and any(out.iterdir()):
-        raise ConfigError(f"{out}: not empty; expected a new folder, so that no notes are lost.")
-    documents = list(_read(inputs))
-    if to == "brat":
-        for document in documents:
-            note_files(document)  # raises now what writing would raise after hours
-    trained = find_adapter(adapter)
-    state = load_adapter(trained.folder)
-    out.mkdir(parents=True, exist_ok=True)
-    name = model or trained.base or state.spec.base_model
-    observer.message(f"loading {name} with {trained.folder}")
-    dtype = torch.bfloat16 if trained.dtype == "bfloat16" else torch.float32
-    base = load_base(
-        name,
-        revision=state.spec.revision,
-        dtype=dtype,
-        say=observer.message,
+    labels = _labels_in_order(request.labels)
+    found = find_progress(request.out, resume=request.resume)
+    inputs = NoteInputs(request.inputs, TARGETS[request.to].check, request.columns, stdin)
+    inputs.refuse_inside(request.out)
+    num_notes = inputs.count()
+    if num_notes is not None:
+        observer.message(f"{num_notes:,} notes found")
+    trained = find_adapter(request.adapter)
+    settings = _settings(request, trained, labels, inputs)
+    done = found or Progress(settings=settings)
+    refuse_other_settings(request.out, done, settings)
+    notes = inputs.notes()
+    skip_finished(request.out, done, notes)
+    if done.finished:
+        observer.message(f"{request.out}: finished before; nothing is left to do")
+        return _summary(request, trained, done, 0, 0.0)
+    extractor, fingerprint = load_extractor(
+        trained,
+        observer,
+        model=request.model,
+        decoder=request.decoder,
+        batch_size=request.batch_size,
+        chunk_windows=request.chunk_windows,
     )
-    if trained.base_fingerprint is None:
-        observer.message(
-            "the adapter is not in a run directory: assuming the default prompt, "
-            f"{trained.prompt.format} with {trained.prompt.window_tokens} tokens a window"
+    settings["base_model"] = fingerprint
+    if found:
+        refuse_other_settings(request.out, found, settings)
+        observer.message(f"going on behind {found.num_notes:,} notes that are done")
+    done = done.model_copy(update={"settings": settings})
+    request.out.mkdir(parents=True, exist_ok=True)
+    with exclusive(request.out):
+        if find_progress(request.out, resume=request.resume) != found:
+            raise RunStoreError(f"{request.out}: another process has worked here. Start again.")
+        atomic.clear_leftovers(request.out)
+        done.save(request.out)
+        started()
+        left = 0 if num_notes is None else num_notes - done.num_notes
+        observer.stage("extraction", left, "notes")
+        before, began = done.num_notes, time.monotonic()
+        done = _write(extractor.extract_chunks(notes, labels, observer), done, request)
+    seconds = time.monotonic() - began
+    return _summary(request, trained, done, done.num_notes - before, seconds)
+
+
+def _write(
+    chunks: Iterator[list[Document]], done: Progress, request: ExtractionRequest
+) -> Progress:
+    """The progress at the end, after each chunk is on disk and told of."""
+    output = make_output(request.to, request.out)
+    output.begin(done)
+    for chunk in chunks:
+        counts = Counter(done.counts)
+        kept = [_above(request.threshold, document, counts) for document in chunk]
+        digest = done.notes_sha256
+        for document in chunk:
+            digest = chained(digest, document)
+        num_notes = done.num_notes + len(chunk)
+        done = Progress(
+            settings=done.settings,
+            num_notes=num_notes,
+            notes_sha256=digest,
+            num_bytes=output.stage(kept, num_notes),
+            counts={name: counts[name] for name in COUNTS},
         )
-    bound = state.spec.revision.startswith("sha256-") and state.spec.revision != base.revision
-    if bound or trained.base_fingerprint not in (None, base.fingerprint):
-        raise AdapterMismatchError(
-            f"{base.name}: is not the base model that {trained.folder} was trained on; expected "
-            f"revision {state.spec.revision}, got {base.revision}. Name the right one with --model."
-        )
-    tags = get_format(trained.prompt.format)
-    decoder = StepDecoder(merged(base, state), tags, batch_size=batch_size)
-    extractor = Extractor(decoder, base.tokenizer, tags, window_tokens=trained.prompt.window_tokens)
-    observer.stage("extraction", len(documents), "notes")
-    predicted = list(extractor.extract(documents, wanted, observer))
-    written = out / "documents.jsonl" if to == "jsonl" else out
-    if to == "jsonl":
-        write_jsonl(written, predicted)
-    else:
-        write_brat(out, predicted)
+        done.save(request.out)
+        output.commit(num_notes)
+    output.finish()
+    done = done.model_copy(update={"finished": True})
+    done.save(request.out)
+    return done
+
+
+def _above(threshold: float | None, document: Document, counts: Counter[str]) -> Document:
+    """The document without entities of too low a score; adds to the counts."""
+    kept = document
+    if threshold is not None:
+        if any(entity.score is None for entity in document.entities):
+            raise ConfigError("--threshold: this decoder gives no scores. Leave the option out.")
+        sure = [e for e in document.entities if e.score is not None and e.score >= threshold]
+        kept = replace(document, entities=tuple(sure))
+    counts[ENTITIES] += len(kept.entities)
+    counts[DROPPED] += len(document.entities) - len(kept.entities)
+    for name, key in (
+        (WINDOWS, answer_counts.NUM_WINDOWS),
+        (UNPARSABLE, answer_counts.NUM_UNPARSABLE),
+        (TRUNCATED, answer_counts.NUM_TRUNCATED),
+    ):
+        counts[name] += document.metadata[key]
+    counts[UNALIGNED] += sum(document.metadata.get(answer_counts.UNALIGNED, {}).values())
+    return kept
+
+
+def _settings(
+    request: ExtractionRequest, trained: Trained, labels: Sequence[str], inputs: NoteInputs
+) -> dict[str, Any]:
+    """All that the output depends on and that is known before the base model is loaded."""
     return {
-        "written": str(written),
-        "documents": len(predicted),
-        "entities": sum(len(document.entities) for document in predicted),
-        "labels": list(wanted),
-        "adapter": str(trained.folder),
+        "version": __version__,
+        "adapter": trained.sha256(),
+        "inputs": inputs.sha256,
+        "text_column": request.columns.text,
+        "id_column": request.columns.id,
+        "format": request.to,
+        "labels": list(labels),
+        "decoder": request.decoder,
+        "threshold": request.threshold,
+        "prompt": trained.prompt.format,
+        "window_tokens": trained.prompt.window_tokens,
+        "dtype": trained.dtype,
+        "batch_size": request.batch_size,
+        "chunk_windows": request.chunk_windows,
     }
-
-
-def find_adapter(path: Path) -> Trained:
-    """The adapter at `path`: a run's last global adapter, or a peft folder.
-
-    A peft folder outside a run was trained elsewhere: the default prompt and float32 are assumed.
-
-    Raises:
-        RunStoreError: There is no adapter.
-    """
-    if (path / CONFIG_FILE).is_file():
-        for parent in path.resolve().parents:
-            if (parent / "config.json").is_file() and (parent / "adapters").is_dir():
-                return _of_run(RunStore.open(parent), path)
-        return Trained(path, PromptConfig(), "float32", None, None)
-    if (path / "config.json").is_file():
-        checkpoint = Checkpoint(path / "adapters")
-        rounds = checkpoint.rounds()
-        if not rounds:
-            raise RunStoreError(
-                f"{path}: the run has no finished federated round. Resume it, or name one of the "
-                "adapter folders below its adapters folder."
-            )
-        return _of_run(RunStore.open(path), checkpoint.round_folder(rounds[-1]))
-    raise RunStoreError(
-        f"{path}: neither a run directory nor a peft adapter folder; expected {CONFIG_FILE} or "
-        "config.json in it."
-    )
-
-
-def _of_run(store: RunStore, folder: Path) -> Trained:
-    prompt = PromptConfig.model_validate(store.config.get("prompt", {}))
-    model = store.config["model"]
-    fingerprint = store.read_json(INPUTS)["base_fingerprint"]
-    return Trained(folder, prompt, model["dtype"], model["base"], fingerprint)
 
 
 def _labels_in_order(labels: Sequence[str] | None) -> tuple[str, ...]:
@@ -156,23 +225,22 @@ def _labels_in_order(labels: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(label for label in known if labels is None or label in labels)
 
 
-def _read(inputs: Sequence[Path]) -> Iterator[Document]:
-    """The notes of files and folders, in name order; ids are unique over all inputs."""
-    seen: set[str] = set()
-    for path in inputs:
-        if path.is_dir():
-            files = sorted(f for f in path.rglob("*") if f.suffix == ".txt" or is_jsonl(f))
-            if not files:
-                raise ConfigError(f"{path}: holds no .txt and no JSON lines file.")
-            pairs = [(file, file.relative_to(path).with_suffix("").as_posix()) for file in files]
-        elif path.is_file():
-            pairs = [(path, path.stem)]
-        else:
-            raise ConfigError(f"{path}: no such file or folder.")
-        for file, name in pairs:
-            found = JsonlReader(file) if is_jsonl(file) else [read_text_note(file, name)]
-            for document in found:
-                if document.id in seen:
-                    raise ConfigError(f"{file}: the id of a note occurs twice among the inputs.")
-                seen.add(document.id)
-                yield document.with_entities(())
+def _summary(
+    request: ExtractionRequest,
+    trained: Trained,
+    done: Progress,
+    num_new: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Of all notes; time and rate are those of the notes that were done now."""
+    return {
+        "written": str(make_output(request.to, request.out).path),
+        "documents": done.num_notes,
+        **done.counts,
+        "done_before": done.num_notes - num_new,
+        "seconds": round(seconds, 3),
+        "notes_per_second": round(num_new / seconds, 3) if seconds else 0.0,
+        "labels": done.settings["labels"],
+        "threshold": request.threshold,
+        "adapter": str(trained.folder),
+    }

@@ -1,0 +1,129 @@
+"""An adapter as it lies on disk, what else must be as in its training, and both as an extractor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fedmedlora.adapters.files import CONFIG_FILE, WEIGHTS_FILE, load_adapter
+from fedmedlora.core.errors import AdapterMismatchError, RunStoreError
+from fedmedlora.federation.checkpoint import Checkpoint
+from fedmedlora.inference.decoders import make_decoder
+from fedmedlora.inference.extractor import Extractor
+from fedmedlora.models.fetch import file_sha256
+from fedmedlora.models.load import load_base
+from fedmedlora.models.lora import merged
+from fedmedlora.prompts.registry import get_format
+from fedmedlora.runs.store import RunStore
+from fedmedlora.study.config import PromptConfig
+from fedmedlora.study.run import INPUTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fedmedlora.core.records import Observer
+    from fedmedlora.inference.decoders import DecoderName
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """An adapter folder, what the model read and ran in when it was trained, and which it was."""
+
+    folder: Path
+    prompt: PromptConfig
+    dtype: str
+    base: str | None
+    base_fingerprint: str | None
+
+    def sha256(self) -> str:
+        """Of the adapter's weights and configuration, wherever the folder lies."""
+        return "-".join(file_sha256(self.folder / name) for name in (WEIGHTS_FILE, CONFIG_FILE))
+
+
+def find_adapter(path: Path) -> Trained:
+    """The adapter at `path`: a run's last global adapter, or a peft folder.
+
+    A peft folder outside a run was trained elsewhere: the default prompt and float32 are assumed.
+
+    Raises:
+        RunStoreError: There is no adapter.
+    """
+    if (path / CONFIG_FILE).is_file():
+        for parent in path.resolve().parents:
+            if (parent / "config.json").is_file() and (parent / "adapters").is_dir():
+                return _of_run(RunStore.open(parent), path)
+        return Trained(path, PromptConfig(), "float32", None, None)
+    if (path / "config.json").is_file():
+        checkpoint = Checkpoint(path / "adapters")
+        rounds = checkpoint.rounds()
+        if not rounds:
+            raise RunStoreError(
+                f"{path}: the run has no finished federated round. Resume it, or name one of the "
+                "adapter folders below its adapters folder."
+            )
+        return _of_run(RunStore.open(path), checkpoint.round_folder(rounds[-1]))
+    raise RunStoreError(
+        f"{path}: neither a run directory nor a peft adapter folder; expected {CONFIG_FILE} or "
+        "config.json in it."
+    )
+
+
+def _of_run(store: RunStore, folder: Path) -> Trained:
+    prompt = PromptConfig.model_validate(store.config.get("prompt", {}))
+    model = store.config["model"]
+    fingerprint = store.read_json(INPUTS)["base_fingerprint"]
+    return Trained(folder, prompt, model["dtype"], model["base"], fingerprint)
+
+
+def load_extractor(
+    trained: Trained,
+    observer: Observer,
+    *,
+    model: str | None = None,
+    decoder: DecoderName = "step",
+    batch_size: int = 64,
+    chunk_windows: int = 512,
+) -> tuple[Extractor, str]:
+    """The extractor, and the fingerprint of the base model in it.
+
+    Args:
+        trained: The adapter.
+        observer: Told what is loaded and what is assumed.
+        model: The base model's name or place; by default the adapter's own.
+        decoder: Which one.
+        batch_size: Windows decoded side by side.
+        chunk_windows: See `Extractor`.
+
+    Raises:
+        RunStoreError: The adapter is damaged.
+        ModelError: The base model cannot be loaded.
+        AdapterMismatchError: The adapter is for another base model.
+    """
+    import torch
+
+    state = load_adapter(trained.folder)
+    name = model or trained.base or state.spec.base_model
+    observer.message(f"loading {name} with {trained.folder}")
+    dtype = torch.bfloat16 if trained.dtype == "bfloat16" else torch.float32
+    base = load_base(name, revision=state.spec.revision, dtype=dtype, say=observer.message)
+    prompt = trained.prompt
+    if trained.base_fingerprint is None:
+        observer.message(
+            "the adapter is not in a run directory: assuming the default prompt, "
+            f"{prompt.format} with {prompt.window_tokens} tokens a window"
+        )
+    bound = state.spec.revision.startswith("sha256-") and state.spec.revision != base.revision
+    if bound or trained.base_fingerprint not in (None, base.fingerprint):
+        raise AdapterMismatchError(
+            f"{base.name}: is not the base model that {trained.folder} was trained on; expected "
+            f"revision {state.spec.revision}, got {base.revision}. Name the right one with --model."
+        )
+    tags = get_format(prompt.format)
+    extractor = Extractor(
+        make_decoder(decoder, merged(base, state), tags, batch_size),
+        base.tokenizer,
+        tags,
+        window_tokens=prompt.window_tokens,
+        chunk_windows=chunk_windows,
+    )
+    return extractor, base.fingerprint
