@@ -6,6 +6,8 @@ exactly, that tags balance, that no span is empty, and that the answer ends.
 
 from __future__ import annotations
 
+import copy
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -43,6 +45,35 @@ class CopyCursor:
         self._opened_at = -1
         self._log_probability = 0.0
         self.found: list[FoundSpan] = []
+        # Choices by state; a window is walked several times, so forks share what was worked out.
+        self._known: dict[tuple[int, int, bool], list[Choice]] = {}
+
+    @property
+    def at(self) -> int:
+        """The index of the next piece."""
+        return self._at
+
+    @property
+    def opened_at(self) -> int:
+        """The index of the first piece of the span that is open; -1 where none is."""
+        return self._opened_at if self._label else -1
+
+    def word(self, index: int) -> str:
+        """A piece of the source without its white space."""
+        piece = self._pieces[index]
+        return self._source[piece.core_start : piece.end]
+
+    def extent(self, span: FoundSpan) -> tuple[str, str, int]:
+        """The first word of a span that was found, its label, and its number of pieces."""
+        ends = [piece.end for piece in self._pieces]
+        first = bisect_right(ends, span.start)
+        return self.word(first), span.label, bisect_left(ends, span.end) - first + 1
+
+    def fork(self) -> CopyCursor:
+        """A second cursor at the same place; it has found nothing yet."""
+        other = copy.copy(self)
+        other.found = []
+        return other
 
     @property
     def done(self) -> bool:
@@ -54,6 +85,13 @@ class CopyCursor:
 
         Never empty unless `done`. One choice means that there is nothing to decide.
         """
+        inside = (self._at > self._opened_at) + 1 if self._label else 0
+        state = (self._at, inside, self._space_written)
+        if state not in self._known:
+            self._known[state] = self._choices()
+        return self._known[state]
+
+    def _choices(self) -> list[Choice]:
         found: list[Choice] = []
         if self._at < len(self._pieces):
             found.append(Choice("copy", "", self._copied()))

@@ -47,6 +47,15 @@ class Decision:
         """The different next tokens, in the order of their first choice."""
         return list(dict.fromkeys(path[self._depth] for _, path in self._paths))
 
+    @property
+    def remaining(self) -> list[Choice]:
+        """The choices that are still compared, in their order."""
+        return [choice for choice, _ in self._paths]
+
+    def token_of(self, choice: Choice) -> int:
+        """The candidate that leads to this one of the remaining choices."""
+        return next(path[self._depth] for other, path in self._paths if other is choice)
+
     def pick(self, logits: Sequence[float]) -> int | None:
         """The candidate with the highest logit, ties to the first; the others are given up.
 

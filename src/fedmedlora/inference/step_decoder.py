@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedmedlora.inference.cursor import CopyCursor
-from fedmedlora.inference.decision import Decision
 from fedmedlora.inference.decoder import FoundSpan, WindowAnswer, longest_first
+from fedmedlora.inference.path import AnswerPath
 from fedmedlora.training.batches import encode_prompt
 
 if TYPE_CHECKING:
@@ -26,43 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Row:
-    """One window being answered: where it is, and the tokens to feed before the next decision."""
+    """One window being answered, and the tokens to feed before its next question."""
 
-    cursor: CopyCursor
+    path: AnswerPath
     pending: list[int] = field(default_factory=list)
-    decision: Decision | None = None
 
-    def advance(self) -> bool:
+    def asks(self) -> bool:
         """Whether logits are needed. Otherwise a token is pending or the row is done."""
-        while not self.pending:
-            if self.decision is None:
-                if self.cursor.done:
-                    return False
-                choices = self.cursor.choices()
-                if len(choices) == 1:
-                    self.pending += choices[0].token_ids
-                    self.cursor.take(choices[0], 0.0)
-                    continue
-                self.decision = Decision(self.cursor, choices)
-            chosen = self.decision.choice
-            if chosen is not None:
-                self.pending += chosen.token_ids[self.decision.num_given_tokens :]
-                self.cursor.take(chosen, self.decision.log_probability)
-                self.decision = None
-            elif len(self.decision.candidates) == 1:
-                self._feed(self.decision.follow(self.decision.candidates[0]))
-            else:
-                return True
-        return False
-
-    def choose(self, logits: Sequence[float]) -> None:
-        """Narrow the decision down by the logits of its candidates."""
-        if self.decision is not None:
-            self._feed(self.decision.pick(logits))
-
-    def _feed(self, token: int | None) -> None:
-        if token is not None:
-            self.pending.append(token)
+        if not self.pending:
+            self.pending += self.path.forced()
+        return not self.pending and not self.path.done
 
 
 class StepDecoder:
@@ -106,7 +79,7 @@ def decode_batch(
         tags: The prompts' format.
         on_token: Told how many rows were fed at each step.
     """
-    rows = [_Row(CopyCursor(prompt, tags, base.tokenizer)) for prompt in prompts]
+    rows = [_Row(AnswerPath(CopyCursor(prompt, tags, base.tokenizer))) for prompt in prompts]
     with torch.inference_mode():
         engine = _Engine(base, [encode_prompt(prompt, base.tokenizer) for prompt in prompts])
         active = list(rows)
@@ -114,7 +87,7 @@ def decode_batch(
             _decide(active, engine, base.output_weight)
             running = [index for index, row in enumerate(active) if row.pending]
             if not running:
-                return [row.cursor.found for row in rows]
+                return [row.path.cursor.found for row in rows]
             # Finished rows still cost their share of each step; drop them once it pays.
             if 2 * len(running) <= len(active):
                 engine.keep(running)
@@ -126,10 +99,10 @@ def decode_batch(
 def _decide(rows: Sequence[_Row], engine: _Engine, output_weight: torch.Tensor) -> None:
     """Make every decision that the present hidden states allow."""
     while True:
-        asking = [(index, row) for index, row in enumerate(rows) if row.advance()]
+        asking = [(index, row) for index, row in enumerate(rows) if row.asks()]
         if not asking:
             return
-        tables = [row.decision.candidates for _, row in asking if row.decision is not None]
+        tables = [row.path.candidates for _, row in asking]
         width = max(len(table) for table in tables)
         padded = torch.tensor([table + [table[0]] * (width - len(table)) for table in tables])
         hidden = engine.hidden[[index for index, _ in asking]].float()
@@ -137,7 +110,8 @@ def _decide(rows: Sequence[_Row], engine: _Engine, output_weight: torch.Tensor) 
         wanted = output_weight[padded].float()
         logits = torch.einsum("rwh,rh->rw", wanted, hidden).tolist()
         for (_, row), table, values in zip(asking, tables, logits, strict=True):
-            row.choose(values[: len(table)])
+            token = row.path.pick(values[: len(table)])
+            row.pending += [] if token is None else [token]
 
 
 class _Engine:

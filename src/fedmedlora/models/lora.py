@@ -57,7 +57,7 @@ def _targets(model: nn.Module, target_modules: tuple[str, ...]) -> dict[str, nn.
     }
 
 
-def _same_weights(model: nn.Module) -> Any:
+def same_weights(model: nn.Module) -> Any:
     """A copy of the module tree that shares every weight, so that wrapping it leaves the original.
 
     One set of base weights serves training and extraction.
@@ -90,7 +90,7 @@ class LoRAModel:
             # peft asks transformers for an attribute by its old name
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             self.peft: Any = get_peft_model(
-                _same_weights(base.model), config, autocast_adapter_dtype=False
+                same_weights(base.model), config, autocast_adapter_dtype=False
             )
         self._layers: dict[str, LoraLinear] = {
             name.removeprefix("base_model.model."): module
@@ -180,7 +180,7 @@ def merged(base: BaseModel, adapter: AdapterState | None) -> BaseModel:
     """
     if adapter is None:
         return base
-    model = _same_weights(base.model)
+    model = same_weights(base.model)
     modules = dict(model.named_modules())
     with torch.no_grad():
         for name, pair in adapter.pairs.items():

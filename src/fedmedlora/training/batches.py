@@ -84,10 +84,19 @@ def thin_negatives(examples: Sequence[Example], *, keep: float, seed: int) -> li
 
 def encode_prompt(prompt: Prompt, tokenizer: PieceTokenizer) -> tuple[int, ...]:
     """Token ids of a prompt. The source is tokenised piece by piece, as it is in the answer."""
-    ids = [*tokenizer.begin_ids, *tokenizer.encode(prompt.instruction)]
+    instruction, rest = encode_parts(prompt, tokenizer)
+    return instruction + rest
+
+
+def encode_parts(
+    prompt: Prompt, tokenizer: PieceTokenizer
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Token ids of a prompt in two parts: what many prompts share, and what is its own."""
+    rest: list[int] = []
     for piece in cut(prompt.source):
-        ids += tokenizer.encode(prompt.source[piece.start : piece.end])
-    return (*ids, *tokenizer.encode(prompt.cue))
+        rest += tokenizer.encode(prompt.source[piece.start : piece.end])
+    instruction = (*tokenizer.begin_ids, *tokenizer.encode(prompt.instruction))
+    return instruction, (*rest, *tokenizer.encode(prompt.cue))
 
 
 def encode_example(example: Example, tokenizer: PieceTokenizer) -> EncodedExample:

@@ -1,0 +1,169 @@
+"""Draft-and-verify decoding: the source itself is the draft of the answer.
+
+One pass of the network reads a whole draft and answers every question on it: does a tag beat
+copying here, which label, does the span end? All up to the first wrong guess is accepted. The
+answer is that of the step decoder, which decides by the same path, one token at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from fedmedlora.inference.cursor import CopyCursor
+from fedmedlora.inference.decoder import WindowAnswer, longest_first
+from fedmedlora.inference.drafts import Draft, DraftLimits, Hints, Memory, draft
+from fedmedlora.inference.packed_model import Feed, PackedModel
+from fedmedlora.inference.path import AnswerPath
+from fedmedlora.training.batches import encode_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fedmedlora.core.example import Prompt
+    from fedmedlora.models.load import BaseModel
+    from fedmedlora.prompts.format import TagFormat
+
+
+@dataclass(slots=True)
+class _Row:
+    """One window being answered in one row of the cache."""
+
+    prompt: int
+    slot: int
+    path: AnswerPath
+    pending: list[int]
+    fed: int = 0
+    num_found: int = 0
+    hints: Hints = field(default_factory=Hints)
+
+
+class CopyDecoder:
+    """Constrained decoding by verified copying.
+
+    Windows are taken longest first; as soon as one is answered, the next takes its row. Guesses
+    learn from the windows before, within one call of `decode` only.
+
+    Args:
+        base: The model, adapters merged.
+        tags: The prompts' format.
+        batch_size: Rows, that is windows side by side.
+        limits: How far drafts go.
+
+    Attributes:
+        num_passes: Passes of the network so far.
+        num_fed_tokens: Tokens that they read, the instructions not counted.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        tags: TagFormat,
+        *,
+        batch_size: int = 32,
+        limits: DraftLimits | None = None,
+    ) -> None:
+        self._tags, self._tokenizer = tags, base.tokenizer
+        self._batch_size = batch_size
+        self._limits = limits or DraftLimits()
+        self._model = PackedModel(base)
+        # The output layer's rows of the tokens that are ever compared, float32.
+        self._weight = base.output_weight
+        self.num_passes = 0
+        self.num_fed_tokens = 0
+
+    def decode(
+        self, prompts: Sequence[Prompt], on_done: Callable[[int], None]
+    ) -> list[WindowAnswer]:
+        """The answers, in the order of the prompts; see `Decoder`."""
+        answers = [WindowAnswer(())] * len(prompts)
+        by_instruction: dict[tuple[int, ...], list[int]] = {}
+        windows: dict[int, tuple[int, ...]] = {}
+        for index in longest_first(prompts):
+            instruction, windows[index] = encode_parts(prompts[index], self._tokenizer)
+            by_instruction.setdefault(instruction, []).append(index)
+        memory = Memory()
+        for instruction, queue in by_instruction.items():
+            # For the longest source twice and some tags; the cache grows where that is too little.
+            length = 3 * max(len(windows[index]) for index in queue)
+            num_rows = min(self._batch_size, len(queue))
+            self._model.start(instruction, num_rows, length)
+            free, rows = list(range(num_rows)), list[_Row]()
+            queue.reverse()
+            while queue or rows:
+                while free and queue:
+                    index = queue.pop()
+                    path = AnswerPath(CopyCursor(prompts[index], self._tags, self._tokenizer))
+                    pending = [*windows[index], *path.forced()]
+                    rows.append(_Row(index, free.pop(0), path, pending))
+                self._pass([row for row in rows if not row.path.done], memory)
+                for row in rows:
+                    if row.path.done:
+                        answers[row.prompt] = WindowAnswer(tuple(row.path.cursor.found))
+                        free.append(row.slot)
+                        on_done(row.prompt)
+                rows = [row for row in rows if not row.path.done]
+        return answers
+
+    def _pass(self, rows: Sequence[_Row], memory: Memory) -> None:
+        """Feed every row a draft and take over what was guessed right."""
+        if not rows:
+            return
+        drafts = [draft(r.path, r.pending, r.hints, memory, self._limits) for r in rows]
+        with torch.inference_mode():
+            hidden = self._model.feed(
+                [Feed(r.slot, r.fed, d.tokens) for r, d in zip(rows, drafts, strict=True)]
+            )
+            logits = self._logits(hidden, drafts)
+        self.num_passes += 1
+        self.num_fed_tokens += len(hidden)
+        at = 0
+        for row, guessed in zip(rows, drafts, strict=True):
+            _take_over(row, guessed, logits[at : at + len(guessed.questions)])
+            at += len(guessed.questions)
+            for span in row.path.cursor.found[row.num_found :]:
+                memory.learn(*row.path.cursor.extent(span))
+            row.num_found = len(row.path.cursor.found)
+
+    def _logits(self, hidden: torch.Tensor, drafts: Sequence[Draft]) -> list[list[float]]:
+        """For each question of all drafts, the logits of its candidates (and some padding)."""
+        places, tables = [], []
+        start = 0
+        for guessed in drafts:
+            for question in guessed.questions:
+                places.append(start + question.offset)
+                tables.append(question.candidates)
+            start += len(guessed.tokens)
+        width = max(len(table) for table in tables)
+        padded = torch.tensor([table + [table[0]] * (width - len(table)) for table in tables])
+        # Only the logits that are compared, not the whole vocabulary.
+        wanted = self._weight[padded].float()
+        states = hidden[torch.tensor(places)].float()
+        found: list[list[float]] = torch.einsum("qwh,qh->qw", wanted, states).tolist()
+        return found
+
+
+def _take_over(row: _Row, guessed: Draft, logits: Sequence[Sequence[float]]) -> None:
+    """Walk the row's path as far as the guesses hold; keep the other answers as hints."""
+    walking = True
+    for question, padded in zip(guessed.questions, logits, strict=True):
+        values = padded[: len(question.candidates)]
+        row.hints.learn(question, values.index(max(values)))
+        if not walking:
+            continue
+        token = row.path.pick(values)
+        follows = row.path.forced()
+        best = question.candidates[values.index(max(values))]
+        if best != question.guess:
+            walking = False
+            row.fed += question.offset + 1
+            row.pending = follows if token is None else [token, *follows]
+            if not row.pending and not row.path.done:
+                # It only looked ahead: the next question is asked of the same hidden state.
+                row.fed -= 1
+                row.pending = [guessed.tokens[question.offset]]
+    if walking:  # the last question was guessed right, and the answer ends behind it
+        row.fed += len(guessed.tokens)
+        row.pending = []
