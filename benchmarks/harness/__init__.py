@@ -1,0 +1,1 @@
+"""What all benchmarks share: settings, timing, targets and the record that is committed."""

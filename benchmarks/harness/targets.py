@@ -1,0 +1,80 @@
+"""The figures that we want to reach, and whether a measurement reaches them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fedmedlora.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One figure: `bound` is what must be reached, `stretch` what we would really like."""
+
+    id: str
+    what: str
+    unit: str
+    bound: float
+    stretch: float | None
+    at_least: bool = True
+
+    def reaches(self, value: float, bound: float) -> bool:
+        """Whether a value is on the right side of a bound of this target."""
+        return value >= bound if self.at_least else value <= bound
+
+
+_GENERATE = "against transformers.generate, entity task, html prompt"
+_BERT = "sentences/s of a BERT-base shape, token classification, divided by ours (compact prompt)"
+TARGETS = {
+    target.id: target
+    for target in (
+        Target("T1a", f"CPU: sentences/s, html prompt, {_GENERATE}", "x", 6, 9),
+        Target("T1b", f"CPU: the same, one sentence at a time for both, {_GENERATE}", "x", 5, 10),
+        Target("T1c", f"CPU: sentences/s, compact prompt, {_GENERATE}", "x", 8, 12),
+        Target("T2a", f"GPU: sentences/s, html prompt, {_GENERATE}", "x", 8, None),
+        Target("T2c", f"GPU: sentences/s, compact prompt, {_GENERATE}", "x", 8, None),
+        Target("T3-float32", f"CPU: {_BERT}, float32", "x", 6, 4, at_least=False),
+        Target("T3-bfloat16", f"CPU: {_BERT}, bfloat16", "x", 6, 4, at_least=False),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A target's value, and the single measurements that it is the median of."""
+
+    value: float
+    measurements: Sequence[float]
+
+
+def judge(measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
+    """Plain rows for the record: each target with its value, its bounds and whether they are met.
+
+    Raises:
+        ConfigError: A benchmark measured a target that there is not.
+    """
+    if unknown := sorted(set(measured) - set(TARGETS)):
+        raise ConfigError(f"targets: unknown {', '.join(unknown)}; see benchmarks/harness.")
+    rows = []
+    for name, found in measured.items():
+        target = TARGETS[name]
+        rows.append(
+            {
+                "id": name,
+                "what": target.what,
+                "unit": target.unit,
+                "value": found.value,
+                "measurements": list(found.measurements),
+                "direction": "at least" if target.at_least else "at most",
+                "target": target.bound,
+                "met": target.reaches(found.value, target.bound),
+                "stretch": target.stretch,
+                "stretch_met": target.stretch is not None
+                and target.reaches(found.value, target.stretch),
+            }
+        )
+    return rows

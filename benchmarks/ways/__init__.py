@@ -1,0 +1,1 @@
+"""Ways to find the mentions of a sentence: ours, and the peers that it is compared with."""
