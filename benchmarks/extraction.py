@@ -31,8 +31,9 @@ from benchmarks.ways.scaling import (
     window_rows,
 )
 from benchmarks.ways.sentences import artificial_notes, by_length, corpus_notes, sentences_of
-from benchmarks.ways.way import Answers, Setting, Way
+from benchmarks.ways.way import Answers, Setting, Way, all_at_once, one_by_one
 from fedmedlora.inference.decoders import DecoderName
+from fedmedlora.study.config import EvaluationConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +58,7 @@ class Config:
     adapter_compact: Path | None = None
     corpus: Path | None = None
     """Annotated notes; none: artificial notes of hospitals that the adapters never saw."""
-    decoder: DecoderName = "step"
+    decoder: DecoderName = "copy"
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """`auto`: bfloat16 where its products are clearly faster here."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -72,7 +73,7 @@ class Config:
     """What generate may look up in its prompt where a sentence is alone."""
     single_sentences: int = 8
     """Sentences that are answered one at a time."""
-    default_batch: int = 64
+    default_batch: int = EvaluationConfig().batch_size
     bert: Shape = "base"
     bert_sentences: int = 64
     scaling_notes: int = 4
@@ -201,7 +202,7 @@ class _Bench:
     def batches(self) -> None:
         """T1a and T1c, on a GPU T2; and what the same answers are worth."""
         self.say(f"{len(self.sentences)} sentences, {self.config.repetitions} times each way")
-        answers = self._compare("batches", self.sentences, self.best)
+        answers = self._compare("batches", self.sentences, self.best, all_at_once)
         taken = self.measurements["batches"]
         series = "T2" if self.models.device == "cuda" else "T1"
         self.targets[f"{series}a"] = ratio(taken[GENERATE], taken[OURS_HTML])
@@ -219,19 +220,23 @@ class _Bench:
     def one_at_a_time(self) -> None:
         """T1b."""
         few = spread(self.sentences, self.config.single_sentences)
-        self._compare("one at a time", few, self.best_alone)
+        self._compare("one at a time", few, self.best_alone, one_by_one)
         taken = self.measurements["one at a time"]
         if self.models.device == "cpu":
             self.targets["T1b"] = ratio(taken[GENERATE], taken[OURS_HTML])
 
     def _compare(
-        self, title: str, sentences: Sequence[Sentence], settings: Mapping[str, Setting]
+        self,
+        title: str,
+        sentences: Sequence[Sentence],
+        settings: Mapping[str, Setting],
+        ask: Callable[[Way, Sequence[Sentence], Setting], Answers],
     ) -> dict[str, Answers]:
         """The ways side by side, each at its setting; the last repetition's answers are kept."""
         answers: dict[str, Answers] = {}
 
         def answer(name: str) -> None:
-            answers[name] = self.ways[name].answer(sentences, settings[name])
+            answers[name] = ask(self.ways[name], sentences, settings[name])
 
         ways = {name: partial(answer, name) for name in self.ways}
         taken = self._timed(title, ways)

@@ -17,7 +17,7 @@ from fedmedlora.core.errors import ConfigError
 from fedmedlora.training.batches import encode_prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from benchmarks.ways.sentences import Sentence
     from benchmarks.ways.way import Work
@@ -28,28 +28,26 @@ if TYPE_CHECKING:
 
 
 class Generate:
-    """`transformers.generate` over a model with its adapter merged.
-
-    Raises:
-        ConfigError: The model would not run with fused attention.
-    """
+    """`transformers.generate` over a model with its adapter merged."""
 
     def __init__(self, base: BaseModel, tags: TagFormat) -> None:
         self._base, self._tags = base, tags
         self._device = base.output_weight.device
-        attention = base.model.config._attn_implementation
-        if attention != "sdpa":
-            raise ConfigError(f"generate: expected attention by sdpa, got {attention}.")
 
     def answer(self, sentences: Sequence[Sentence], setting: Setting) -> Answers:
-        """The entities of every sentence, as far as its answer can be read."""
+        """The entities of every sentence, as far as its answer can be read.
+
+        Raises:
+            ConfigError: The model would not run with fused attention.
+        """
+        attention = self._base.model.config._attn_implementation
+        if attention != "sdpa":
+            raise ConfigError(f"generate: expected attention by sdpa, got {attention}.")
         prompts = [sentence.prompt(self._tags) for sentence in sentences]
         encoded = [encode_prompt(prompt, self._base.tokenizer) for prompt in prompts]
-        order = sorted(range(len(encoded)), key=lambda index: -len(encoded[index]))
         entities: list[tuple[Entity, ...]] = [()] * len(prompts)
         with torch.inference_mode(), counted(self._base.backbone) as work:
-            for start in range(0, len(order), setting.batch_size):
-                batch = order[start : start + setting.batch_size]
+            for batch in _batches(prompts, encoded, setting):
                 limit = self._limit([prompts[index] for index in batch])
                 rows = self._complete([encoded[index] for index in batch], limit, setting)
                 for index, row in zip(batch, rows, strict=True):
@@ -116,6 +114,19 @@ class Generate:
         else:
             work.num_cut += 1
         return self._tags.parse(tokenizer.decode(row), prompt).entities
+
+
+def _batches(
+    prompts: Sequence[Prompt], encoded: Sequence[Sequence[int]], setting: Setting
+) -> Iterator[list[int]]:
+    """The prompts' indices, longest first; where a prefix is shared, one instruction a batch."""
+    groups: dict[str, list[int]] = {}
+    for index in sorted(range(len(prompts)), key=lambda index: -len(encoded[index])):
+        key = prompts[index].instruction if setting.share_prefix else ""
+        groups.setdefault(key, []).append(index)
+    for group in groups.values():
+        for start in range(0, len(group), setting.batch_size):
+            yield group[start : start + setting.batch_size]
 
 
 def _num_shared(prompts: Sequence[Sequence[int]]) -> int:

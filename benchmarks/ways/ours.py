@@ -25,14 +25,18 @@ class Ours:
         self._decoders: dict[int, Any] = {}
 
     def answer(self, sentences: Sequence[Sentence], setting: Setting) -> Answers:
-        """The entities of every sentence; a decoder's own counters win over ours."""
+        """The entities of every sentence.
+
+        The decoder's own counters are taken where its passes go round the network's class.
+        """
         decoder = self._decoder(setting.batch_size)
         before = _counters(decoder)
         with counted(self._base.backbone) as work:
             prompts = [sentence.prompt(self._tags) for sentence in sentences]
             found = decoder.decode(prompts, lambda _: None)
-        for name, value in _counters(decoder).items():
-            setattr(work, name, value - before[name])
+        if not work.num_passes:
+            for name, value in _counters(decoder).items():
+                setattr(work, name, value - before[name])
         work.num_cut = sum(answer.truncated for answer in found)
         return Answers([_entities(answer) for answer in found], work)
 
@@ -45,7 +49,7 @@ class Ours:
 
 
 def _counters(decoder: DecoderName) -> dict[str, int]:
-    """The decoder's running totals, where it keeps any: it may reach the layers past the hook."""
+    """The decoder's running totals, where it keeps any."""
     names = ("num_passes", "num_fed_tokens")
     return {name: getattr(decoder, name) for name in names if hasattr(decoder, name)}
 

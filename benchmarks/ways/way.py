@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Work:
     """What answering took.
 
     Attributes:
-        num_passes: Forward passes of the network, whatever the batch size.
+        num_passes: Forward passes of the network, whatever the batch size, instructions included.
         num_fed_tokens: Token positions computed in them, padding included.
         num_new_tokens: Generated tokens, end marks included; 0 where a way does not say.
         num_cut: Answers that reached the length limit.
@@ -48,6 +49,10 @@ class Work:
     num_fed_tokens: int = 0
     num_new_tokens: int = 0
     num_cut: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Work(*(ours + theirs for ours, theirs in pairs))
 
 
 @dataclass(slots=True)
@@ -65,20 +70,37 @@ class Way(Protocol):
         """The entities of every sentence."""
 
 
+def all_at_once(way: Way, sentences: Sequence[Sentence], setting: Setting) -> Answers:
+    """The answers to sentences that are all there, for the way to batch."""
+    return way.answer(sentences, setting)
+
+
+def one_by_one(way: Way, sentences: Sequence[Sentence], setting: Setting) -> Answers:
+    """The answers to sentences that come one at a time, each in a call of its own."""
+    each = [way.answer([sentence], setting) for sentence in sentences]
+    entities = [found for answers in each for found in answers.entities]
+    return Answers(entities, sum((answers.work for answers in each), Work()))
+
+
 @contextmanager
 def counted(backbone: Any) -> Iterator[Work]:
-    """Counts the network's forward passes and the token positions fed to it."""
-    work = Work()
+    """Counts forward passes and the token positions fed, of all networks of the backbone's class.
 
-    def count(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        fed = named.get("input_ids", arguments[0] if arguments else None)
-        if fed is None:
-            fed = named["inputs_embeds"][..., 0]
+    By class, because a decoder may work on a copy of the network that shares its weights.
+    """
+    work = Work()
+    network = type(backbone)
+    forward = network.forward
+
+    @wraps(forward)
+    def counting(self: Any, *arguments: Any, **named: Any) -> Any:
+        fed = arguments[0] if arguments else named["input_ids"]
         work.num_passes += 1
         work.num_fed_tokens += fed.numel()
+        return forward(self, *arguments, **named)
 
-    handle = backbone.register_forward_pre_hook(count, with_kwargs=True)
+    network.forward = counting
     try:
         yield work
     finally:
-        handle.remove()
+        network.forward = forward

@@ -26,10 +26,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
 
 @pytest.fixture(scope="session")
 def sentences(base: BaseModel) -> list[Sentence]:
-    """Five held-out sentences of different length, from both hospitals."""
-    notes = artificial_notes("external", 6, seed=0)
-    found = sentences_of(notes, base.tokenizer, count=20, max_source_tokens=40)
-    return by_length(found)[::4]
+    """Five held-out sentences of different length: three of one hospital, two of the other."""
+    notes = artificial_notes("external", 12, seed=0)
+    found = by_length(sentences_of(notes, base.tokenizer, count=40, max_source_tokens=40))
+    triage, eye = ([s for s in found if (len(s.labels) == n)] for n in (4, 3))
+    return by_length([*triage[::7][:3], *eye[::2][:2]])
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,27 +16,45 @@ from benchmarks.ways.ours import Ours
 from benchmarks.ways.quality import quality_rows
 from benchmarks.ways.scaling import entity_groups, length_groups
 from benchmarks.ways.sentences import Sentence
-from benchmarks.ways.way import Setting
+from benchmarks.ways.way import Setting, all_at_once, one_by_one
 from fedmedlora.inference.decoder import FoundSpan, WindowAnswer
+from fedmedlora.inference.decoders import DecoderName
 from fedmedlora.models.load import BaseModel
 from fedmedlora.prompts.registry import get_format
 
 COMPACT = get_format("compact")
 
 
+@pytest.mark.parametrize("decoder", get_args(DecoderName))
 def test_ours_answers_every_sentence_and_its_passes_are_seen(
-    base: BaseModel, sentences: list[Sentence]
+    base: BaseModel, sentences: list[Sentence], decoder: DecoderName
 ) -> None:
-    ways = Ours(base, COMPACT, "step")
+    ways = Ours(base, COMPACT, decoder)
 
     one, many = (ways.answer(sentences, Setting(size)) for size in (1, len(sentences)))
 
     assert one.entities == many.entities
     assert len(one.entities) == len(sentences)
     assert 0 < many.work.num_passes < one.work.num_passes
+    # An instruction may be read once for all; every sentence has to be read and copied.
+    sources = [len(base.tokenizer.encode(sentence.document.text)) for sentence in sentences]
+    assert one.work.num_fed_tokens > 2 * sum(sources)
 
 
-def test_a_decoders_own_counters_win_and_count_this_call_only(
+def test_sentences_that_come_one_at_a_time_are_asked_in_calls_of_their_own(
+    base: BaseModel, sentences: list[Sentence]
+) -> None:
+    way = Ours(base, COMPACT, "copy")
+    each = [way.answer([sentence], Setting(1)) for sentence in sentences]
+
+    found = one_by_one(way, sentences, Setting(1))
+
+    assert found.entities == all_at_once(way, sentences, Setting(1)).entities
+    assert found.work.num_passes == sum(answers.work.num_passes for answers in each)
+    assert found.work.num_fed_tokens == sum(answers.work.num_fed_tokens for answers in each)
+
+
+def test_where_no_pass_is_seen_the_decoders_own_counters_are_taken_for_this_call_only(
     base: BaseModel, sentences: list[Sentence], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Counting:
