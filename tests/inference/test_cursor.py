@@ -11,7 +11,7 @@ from fedmedlora.inference.cursor import Choice, CopyCursor
 from fedmedlora.inference.decision import Decision
 from fedmedlora.models.tokens import PieceTokenizer
 from fedmedlora.prompts.pieces import cut
-from fedmedlora.prompts.registry import FORMATS, get_format
+from fedmedlora.prompts.registry import TAG_FORMATS, get_format
 from fedmedlora.testing.generators import LABELS, note_texts
 from fedmedlora.testing.tiny import tiny_tokenizer
 
@@ -33,7 +33,7 @@ def take(cursor: CopyCursor, kind: str, log_probability: float = -0.5) -> None:
     cursor.take(next(c for c in cursor.choices() if c.kind == kind), log_probability)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", TAG_FORMATS)
 @settings(deadline=None)
 @given(text=note_texts(), data=st.data())
 def test_any_chain_of_choices_copies_the_text_and_ends(

@@ -22,7 +22,7 @@ from fedmedlora.models.catalog import ALL_LINEAR
 from fedmedlora.models.load import BaseModel
 from fedmedlora.models.lora import LoRAModel, initial_adapter, merged
 from fedmedlora.models.windowing import note_windows
-from fedmedlora.prompts.registry import FORMATS, get_format
+from fedmedlora.prompts.registry import TAG_FORMATS, get_format
 from fedmedlora.testing.generators import LABELS, note_texts
 from fedmedlora.training.batches import encode_example, render_documents
 from fedmedlora.training.local import LocalSettings, train_locally
@@ -102,7 +102,7 @@ def check(given: list[Document], found: list[Document]) -> None:
             position = entity.end
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", TAG_FORMATS)
 @pytest.mark.parametrize("shape", ["llama", "qwen3"])
 def test_every_note_comes_back_in_order_with_trimmed_disjoint_entities(
     tiny: BaseOf, shape: str, name: str
@@ -115,7 +115,7 @@ def test_every_note_comes_back_in_order_with_trimmed_disjoint_entities(
 
 
 @settings(deadline=None, max_examples=15)
-@given(texts=st.lists(note_texts(max_parts=8), max_size=4), name=st.sampled_from(FORMATS))
+@given(texts=st.lists(note_texts(max_parts=8), max_size=4), name=st.sampled_from(TAG_FORMATS))
 def test_whatever_the_notes_hold_the_entities_are_stretches_of_them(
     tiny: BaseOf, texts: list[str], name: str
 ) -> None:
@@ -228,7 +228,7 @@ def test_a_line_of_20000_characters_is_done_in_reasonable_time(tiny: BaseOf, uni
     assert time.perf_counter() - started < 60
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", TAG_FORMATS)
 def test_what_was_learnt_by_heart_is_extracted_without_a_fault(tiny: BaseOf, name: str) -> None:
     """The decoder chooses between the very tokens that training showed."""
     base, tags = tiny("llama"), get_format(name, TERSE)

@@ -21,7 +21,7 @@ from fedmedlora.models.load import BaseModel, load_base
 from fedmedlora.models.lora import initial_adapter, merged
 from fedmedlora.prompts.format import TagFormat
 from fedmedlora.prompts.pieces import cut
-from fedmedlora.prompts.registry import FORMATS, get_format
+from fedmedlora.prompts.registry import TAG_FORMATS, get_format
 from fedmedlora.testing.generators import LABELS, note_texts
 from fedmedlora.testing.tiny import SHAPES
 
@@ -227,7 +227,7 @@ def fed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return tokens
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", TAG_FORMATS)
 @pytest.mark.parametrize("text", NOTES)
 def test_the_answer_is_the_source_with_the_tags_of_its_spans(
     tiny: BaseOf, fed: list[int], name: str, text: str

@@ -47,9 +47,24 @@ HTML_ANSWER = """\
 <span class="problem">Chest pain</span> since Monday.
 <span class="drug">Aspirin</span> 81 mg daily; <span class="test">troponin</span> < 0.01."""
 
+JSON_PROMPT = """\
+List each problem, treatment, test, drug in the text as JSON, in the order of the text:
+[{"text": "the exact words", "label": "problem or treatment or test or drug", "occurrence": 1}]
+"occurrence" is 2 where the same words stand in the text for the second time, and so on.
+Text:
+Chest pain since Monday.
+Aspirin 81 mg daily; troponin < 0.01.
+JSON:
+"""
+JSON_ANSWER = """\
+[{"text": "Chest pain", "label": "problem", "occurrence": 1},
+ {"text": "Aspirin", "label": "drug", "occurrence": 1},
+ {"text": "troponin", "label": "test", "occurrence": 1}]"""
+
 GOLDEN = {
     "compact": ("compact-v1", COMPACT_PROMPT, COMPACT_ANSWER),
     "html": ("html-v1", HTML_PROMPT, HTML_ANSWER),
+    "json": ("json-v1", JSON_PROMPT, JSON_ANSWER),
 }
 
 
@@ -93,7 +108,7 @@ def test_the_prompt_asks_for_the_labels_in_question_and_no_other(name: str) -> N
 
     assert "drug" in words
     assert not any(label in words for label in ("problem", "treatment", "test"))
-    assert made.completion_text == "Chest pain."
+    assert made.completion_text == ("[]" if name == "json" else "Chest pain.")
     assert (made.num_entities, made.num_lost) == (0, 0)
 
 
@@ -105,5 +120,5 @@ def test_html_takes_the_definitions_of_another_schema() -> None:
 
 
 def test_an_unknown_format_is_an_error_that_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"'yaml': expected one of compact, html"):
+    with pytest.raises(ConfigError, match=r"'yaml': expected one of compact, html, json"):
         get_format("yaml")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,11 +12,11 @@ from fedmedlora.core.document import Document, Entity, Span
 from fedmedlora.core.example import Example, ParseResult
 from fedmedlora.prompts.format import TagFormat
 from fedmedlora.prompts.pieces import cut
-from fedmedlora.prompts.registry import FORMATS, get_format
+from fedmedlora.prompts.registry import TAG_FORMATS, get_format
 from fedmedlora.testing.generators import LABELS, documents, note_texts, spans_of
 
 Found = list[tuple[str, int, int]]
-BOTH = pytest.mark.parametrize("tags", [get_format(name) for name in FORMATS], ids=FORMATS)
+BOTH = pytest.mark.parametrize("tags", [get_format(name) for name in TAG_FORMATS], ids=TAG_FORMATS)
 
 
 @st.composite
@@ -241,3 +243,13 @@ def test_an_answer_full_of_ambiguous_tags_is_read_in_bounded_time(
 
     assert len(result.entities) == 60
     assert bool(result.problems) == bool(ending)
+
+
+@BOTH
+def test_a_copy_of_a_note_full_of_opening_tags_is_read_in_bounded_time(tags: TagFormat) -> None:
+    source = tags.open_tag("problem") * 800
+    prompt = tags.prompt(Document("d", source), Span(0, len(source)), ("problem",))
+    started = time.perf_counter()
+    tags.parse(source, prompt)
+
+    assert time.perf_counter() - started < 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedmedlora.core.example import Prompt
+from fedmedlora.prompts.tagged_answer import align_tagged
 from fedmedlora.prompts.tagging import parse_tagged, render_tagged
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from fedmedlora.core.document import Document, Span
     from fedmedlora.core.example import Example, ParseResult
+    from fedmedlora.prompts.alignment import AlignedAnswer
 
 INSTRUCTION_V1 = "Copy the text and tag each {labels}.\nText:\n"
 CUE_V1 = "\nTagged:\n"
@@ -48,3 +50,7 @@ class Compact:
     def parse(self, completion: str, prompt: Prompt) -> ParseResult:
         """The entities in an answer; what cannot be read or placed is in `problems`."""
         return parse_tagged(self, completion, prompt)
+
+    def align(self, completion: str, prompt: Prompt) -> AlignedAnswer:
+        """The entities in an answer that may have faults, placed where they fit best."""
+        return align_tagged(self, completion, prompt)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fedmedlora.core.example import Prompt
 from fedmedlora.core.schema import default_schema
+from fedmedlora.prompts.tagged_answer import align_tagged
 from fedmedlora.prompts.tagging import parse_tagged, render_tagged
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from fedmedlora.core.document import Document, Span
     from fedmedlora.core.example import Example, ParseResult
     from fedmedlora.core.schema import TaskSchema
+    from fedmedlora.prompts.alignment import AlignedAnswer
 
 INSTRUCTION_V1 = """### Task
 Copy the input text and mark up each entity with an HTML span tag. Do not change the text.
@@ -66,3 +68,7 @@ class Html:
     def parse(self, completion: str, prompt: Prompt) -> ParseResult:
         """The entities in an answer; what cannot be read or placed is in `problems`."""
         return parse_tagged(self, completion, prompt)
+
+    def align(self, completion: str, prompt: Prompt) -> AlignedAnswer:
+        """The entities in an answer that may have faults, placed where they fit best."""
+        return align_tagged(self, completion, prompt)

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from fedmedlora.prompts.format import TagFormat
     from fedmedlora.prompts.pieces import Piece
 
-# Of an answer with more dead ends than this, what was read up to the furthest place counts.
-_MAX_RETRIES = 2_000
+# An answer with dead ends is read in so many steps more than it has characters, one character or
+# tag each. Then what was read up to the furthest place counts.
+_MORE_STEPS = 100_000
 
 
 def placeable(
@@ -121,8 +122,7 @@ def parse_tagged(tags: TagFormat, completion: str, prompt: Prompt) -> ParseResul
     state = _State(0, 0, None, 0, ())
     furthest = state
     alternatives: list[_State] = []
-    retries = 0
-    while True:
+    for _ in range(len(completion) + _MORE_STEPS):
         steps = _steps(completion, source, state, opens, close)
         if state.at == len(completion) and state.source_at == len(source) and state.label is None:
             return ParseResult(_entities(state, prompt))
@@ -132,8 +132,7 @@ def parse_tagged(tags: TagFormat, completion: str, prompt: Prompt) -> ParseResul
             if state.at > furthest.at:
                 furthest = state
             continue
-        retries += 1
-        if not alternatives or retries > _MAX_RETRIES:
+        if not alternatives:
             break
         state = alternatives.pop()
     return ParseResult(_entities(furthest, prompt), (), (_problem(furthest, completion, source),))
