@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from fedmedlora.models.load import BaseModel
     from fedmedlora.prompts.format import TagFormat
 
-DecoderName = Literal["step"]
+DecoderName = Literal["copy", "step"]
 
 
 def make_decoder(name: DecoderName, base: BaseModel, tags: TagFormat, batch_size: int) -> Decoder:
@@ -22,6 +22,10 @@ def make_decoder(name: DecoderName, base: BaseModel, tags: TagFormat, batch_size
         batch_size: Windows decoded side by side.
     """
     match name:
+        case "copy":
+            from fedmedlora.inference.copy_decoder import CopyDecoder
+
+            return CopyDecoder(base, tags, batch_size=batch_size)
         case "step":
             from fedmedlora.inference.step_decoder import StepDecoder
 
