@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from fedmedlora.core.example import Prompt
+    from fedmedlora.prompts.alignment import Alignment
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +22,15 @@ class FoundSpan:
         end: Behind the last character.
         log_probability: Of the decisions that made the span, among the choices that there were.
             Not a number where the backend cannot tell.
+        alignment: How the span was found in the window's text; constrained decoding copies the
+            text, so that it is always exact there.
     """
 
     label: str
     start: int
     end: int
     log_probability: float
+    alignment: Alignment = "exact"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,29 +4,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from fedmedlora.prompts.format import require_tags
+
 if TYPE_CHECKING:
     from fedmedlora.inference.decoder import Decoder
     from fedmedlora.models.load import BaseModel
-    from fedmedlora.prompts.format import TagFormat
+    from fedmedlora.prompts.format import PromptFormat
 
-DecoderName = Literal["copy", "step"]
+DecoderName = Literal["copy", "step", "generate"]
 
 
-def make_decoder(name: DecoderName, base: BaseModel, tags: TagFormat, batch_size: int) -> Decoder:
+def make_decoder(
+    name: DecoderName, base: BaseModel, prompt_format: PromptFormat, batch_size: int
+) -> Decoder:
     """The decoder of that name.
 
     Args:
-        name: Which.
+        name: Which. `copy` and `step` can only copy the text with tags; `generate` writes freely.
         base: The model, adapters merged.
-        tags: The prompts' format.
+        prompt_format: The prompts' format.
         batch_size: Windows decoded side by side.
+
+    Raises:
+        ConfigError: The decoder needs a format with tags, and this one has none.
     """
     match name:
         case "copy":
             from fedmedlora.inference.copy_decoder import CopyDecoder
 
-            return CopyDecoder(base, tags, batch_size=batch_size)
+            return CopyDecoder(base, require_tags(prompt_format), batch_size=batch_size)
         case "step":
             from fedmedlora.inference.step_decoder import StepDecoder
 
-            return StepDecoder(base, tags, batch_size=batch_size)
+            return StepDecoder(base, require_tags(prompt_format), batch_size=batch_size)
+        case "generate":
+            from fedmedlora.inference.generate_decoder import GenerateDecoder
+
+            return GenerateDecoder(base, prompt_format, batch_size=batch_size)

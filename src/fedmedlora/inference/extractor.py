@@ -7,7 +7,13 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from fedmedlora.core.answer_counts import NUM_TRUNCATED, NUM_UNPARSABLE, NUM_WINDOWS, UNALIGNED
+from fedmedlora.core.answer_counts import (
+    ALIGNMENT,
+    NUM_TRUNCATED,
+    NUM_UNPARSABLE,
+    NUM_WINDOWS,
+    UNALIGNED,
+)
 from fedmedlora.core.document import Entity, Span
 from fedmedlora.models.windowing import note_windows
 
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
     from fedmedlora.core.records import Observer
     from fedmedlora.inference.decoder import Decoder, FoundSpan, WindowAnswer
     from fedmedlora.models.tokens import PieceTokenizer
-    from fedmedlora.prompts.format import TagFormat
+    from fedmedlora.prompts.format import PromptFormat
     from fedmedlora.prompts.windows import Window
 
 
@@ -46,7 +52,7 @@ class Extractor:
         self,
         decoder: Decoder,
         tokenizer: PieceTokenizer,
-        tags: TagFormat,
+        tags: PromptFormat,
         *,
         window_tokens: int,
         chunk_windows: int = 512,
@@ -132,6 +138,11 @@ def _answered(document: Document, found: Sequence[tuple[Window, WindowAnswer]]) 
     }
     if unaligned:
         counts[UNALIGNED] = dict(sorted(unaligned.items()))
+    alignment = Counter(
+        span.alignment for window, answer in found for span in _answered_for(window, answer.spans)
+    )
+    if alignment.keys() - {"exact"}:
+        counts[ALIGNMENT] = dict(sorted(alignment.items()))
     return replace(
         document.with_entities(_numbered(entities)), metadata={**document.metadata, **counts}
     )
@@ -142,9 +153,14 @@ def _place(window: Window, spans: Iterable[FoundSpan]) -> list[Entity]:
     base = window.span.start
     return [
         Entity("", span.label, (Span(base + span.start, base + span.end),), _score(span))
-        for span in spans
-        if window.core.start <= base + span.start < window.core.end
+        for span in _answered_for(window, spans)
     ]
+
+
+def _answered_for(window: Window, spans: Iterable[FoundSpan]) -> list[FoundSpan]:
+    """The spans that start in the window's core."""
+    base = window.span.start
+    return [span for span in spans if window.core.start <= base + span.start < window.core.end]
 
 
 def _score(span: FoundSpan) -> float | None:
