@@ -100,6 +100,24 @@ def test_a_new_stage_closes_the_one_before_and_a_message_a_complete_one(
     ]
 
 
+def test_a_stage_of_unknown_length_shows_what_is_done_and_how_fast(
+    clock: Clock, shown: Err
+) -> None:
+    with ConsoleObserver() as observer:
+        observer.stage("extraction", 0, "notes")
+        observer.message("in between")
+        for _ in range(2):
+            clock.now += 24
+            observer.advance(600)
+
+    assert shown().splitlines() == [
+        "in between",
+        "  extraction: 600 notes (25.0 notes/s)",
+        "  extraction: 1,200 notes (25.0 notes/s)",
+        "  extraction: 1,200 notes in 48 s (25.0 notes/s)",
+    ]
+
+
 def test_progress_outside_a_stage_is_not_shown(clock: Clock, shown: Err) -> None:
     with ConsoleObserver() as observer:
         observer.advance(5)
@@ -127,21 +145,24 @@ def test_a_round_is_one_line(
     assert shown() == f"  round 3: training loss {line}\n"
 
 
-def test_a_terminal_gets_a_bar_that_is_gone_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_a_bar_that_is_gone_at_the_end(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", "140")
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
 
     with ConsoleObserver() as observer:
         observer.stage("fedavg: training", 200, "tokens")
+        clock.now += 4
         observer.advance(100, loss=0.5)
         observer._bar.refresh()
         during = terminal.getvalue()
 
-    for part in ("fedavg: training", "50%", "100/200", "loss 0.500"):
+    for part in ("fedavg: training", "50%", "100/200", "(25.0 tokens/s)", "loss 0.500"):
         assert part in during
     assert "\x1b[?25h" in terminal.getvalue()[len(during) :], "the cursor is not shown again"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,8 @@ class Trained:
 
     def sha256(self) -> str:
         """Of the adapter's weights and configuration, wherever the folder lies."""
-        return "-".join(file_sha256(self.folder / name) for name in (WEIGHTS_FILE, CONFIG_FILE))
+        files = [file_sha256(self.folder / name) for name in (WEIGHTS_FILE, CONFIG_FILE)]
+        return hashlib.sha256("".join(files).encode()).hexdigest()
 
 
 def find_adapter(path: Path) -> Trained:
