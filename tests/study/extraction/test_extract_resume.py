@@ -122,7 +122,7 @@ def test_killed_at_any_moment_and_resumed_the_output_is_that_of_an_uninterrupted
     assert marker.num_chunks >= 5
 
     seen: set[int] = set()
-    for moment in moments(every={"jsonl": 1, "label-studio": 4, "brat": 17}[to]):
+    for moment in moments(every={"jsonl": 2, "label-studio": 5, "brat": 17}[to]):
         cut = request_of("cut", to=to)
         shutil.rmtree(cut.out, ignore_errors=True)
         if not killed_at(moment, lambda cut=cut: run(cut)):
