@@ -38,7 +38,7 @@ def extract(
         float | None,
         typer.Option("--threshold", min=0, max=1, help="Drop entities with a lower score."),
     ] = None,
-    decoder: Annotated[DecoderName, typer.Option("--decoder", help="How to decode.")] = "step",
+    decoder: Annotated[DecoderName, typer.Option("--decoder", help="How to decode.")] = "copy",
     text_column: Annotated[
         str, typer.Option("--text-column", help="Column of the notes in .csv and .tsv files.")
     ] = "text",

@@ -17,6 +17,7 @@ from fedmedlora.inference.decoder import WindowAnswer, longest_first
 from fedmedlora.inference.drafts import Draft, DraftLimits, Hints, Memory, draft
 from fedmedlora.inference.packed_model import Feed, PackedModel
 from fedmedlora.inference.path import AnswerPath
+from fedmedlora.prompts.format import require_tags
 from fedmedlora.training.batches import encode_parts
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ class CopyDecoder:
         batch_size: Rows, that is windows side by side.
         limits: How far drafts go.
 
+    Raises:
+        ConfigError: The format has no tags.
+
     Attributes:
         num_passes: Passes of the network so far.
         num_fed_tokens: Tokens that they read, the instructions not counted.
@@ -62,14 +66,13 @@ class CopyDecoder:
         base: BaseModel,
         tags: TagFormat,
         *,
-        batch_size: int = 32,
+        batch_size: int = 64,
         limits: DraftLimits | None = None,
     ) -> None:
-        self._tags, self._tokenizer = tags, base.tokenizer
+        self._tags, self._tokenizer = require_tags(tags), base.tokenizer
         self._batch_size = batch_size
         self._limits = limits or DraftLimits()
         self._model = PackedModel(base)
-        # The output layer's rows of the tokens that are ever compared, float32.
         self._weight = base.output_weight
         self.num_passes = 0
         self.num_fed_tokens = 0

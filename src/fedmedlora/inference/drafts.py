@@ -31,7 +31,7 @@ class DraftLimits:
 
     unsure_guesses: int = 2
     open_pieces: int = 4
-    max_tokens: int = 96
+    max_tokens: int = 16
 
 
 @dataclass(frozen=True, slots=True)

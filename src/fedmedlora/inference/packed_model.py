@@ -1,9 +1,9 @@
 """A language model that reads many rows of different length in one pass, without padding.
 
-All rows share an instruction, whose keys and values are computed once. A pass feeds any number of
-tokens to any of the rows, packed one behind the other, so that every product of the network works
-on real tokens only. Each row keeps its own keys and values at fixed places: what a row is fed at a
-position replaces what was there, so that taking back a wrong guess costs nothing.
+All rows begin with one instruction, which is computed once. A pass feeds any number of tokens to
+any of the rows, packed one behind the other, so that every product of the network works on real
+tokens only. Keys and values stand at the place of their position: what a row is fed at a position
+replaces what was there, so that taking back a wrong guess costs nothing.
 
 It works with every model of transformers that asks the attention registry for its attention.
 """
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _NAME = "fedmedlora_packed"
 # Rows that are fed more than this are attended apart from those that are fed less.
 _FEW_TOKENS = 16
+_MANY_ROWS = 4
 # What a model may ask of its attention that is not done here.
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux")
 
@@ -48,11 +49,20 @@ class Feed:
 
 @dataclass(slots=True)
 class _Group:
-    """Rows that are attended together: `rows` of them, `width` queries each with their padding."""
+    """Rows that are attended together, padded to as many queries.
+
+    Attributes:
+        rows: Which rows of the cache.
+        take: For each query, padding included, the token that asks.
+        put: The queries that are no padding.
+        targets: The tokens that they are.
+        bias: What each query may not see, `(rows, 1, heads that share a key * queries, length)`.
+    """
 
     rows: torch.Tensor
     take: torch.Tensor
     put: torch.Tensor
+    targets: torch.Tensor
     bias: torch.Tensor
 
 
@@ -62,15 +72,12 @@ class _Pass:
 
     write_at: torch.Tensor
     groups: list[_Group]
-    length: int
 
 
 @dataclass(slots=True)
 class _Layer:
-    """One layer's keys and values: `(1, heads, P, width)` and `(rows, length, heads, width)`."""
+    """One layer's keys and values, `(rows, length, key heads, width)`."""
 
-    prefix_key: torch.Tensor
-    prefix_value: torch.Tensor
     key: torch.Tensor
     value: torch.Tensor
 
@@ -97,18 +104,26 @@ class PackedModel:
         model.config._attn_implementation = _NAME
         self._backbone: Any = model.base_model
         self._output_weight = base.output_weight
-        self._num_layers: int = model.config.num_hidden_layers
+        config = model.config
+        self._num_layers: int = config.num_hidden_layers
+        self._num_sharing: int = config.num_attention_heads // config.num_key_value_heads
         self._name = base.name
         self._cache = _Cache()
+        self._instruction: tuple[int, ...] = ()
         self._prefix_length = 0
 
     def start(self, instruction: Sequence[int], num_rows: int, length: int) -> None:
-        """Compute the instruction and make room for rows of about this length; forgets all rows.
+        """Make rows begin with this instruction, with room for about this length; forgets them.
+
+        The instruction is computed only if it is not the one of the call before.
 
         Raises:
             InferenceError: The model's attention cannot be replaced.
         """
-        self._cache = _Cache(num_rows=num_rows, length=length)
+        if tuple(instruction) == self._instruction and num_rows <= self._cache.num_rows:
+            return  # what is in the rows is never read: all that a row sees was fed to it
+        self._instruction = ()
+        self._cache = _Cache(num_rows=num_rows, length=len(instruction) + length)
         self._prefix_length = len(instruction)
         ids = torch.tensor([list(instruction)])
         with torch.inference_mode():
@@ -118,33 +133,34 @@ class PackedModel:
                 f"{self._name}: the attention of this model cannot be replaced; expected "
                 f"{self._num_layers} layers, got {len(self._cache.layers)}. Use the step decoder."
             )
+        self._instruction = tuple(instruction)
 
     def feed(self, feeds: Sequence[Feed]) -> torch.Tensor:
         """The hidden state behind every token, `(tokens of all feeds, hidden)`, in order."""
         cache = self._cache
-        needed = max(feed.start + len(feed.tokens) for feed in feeds)
+        starts = torch.tensor([feed.start + self._prefix_length for feed in feeds])
+        counts = torch.tensor([len(feed.tokens) for feed in feeds])
+        needed = int((starts + counts).max())
         if needed > cache.length:
             _grow(cache, max(needed, 2 * cache.length))
-        starts = [feed.start for feed in feeds]
-        counts = [len(feed.tokens) for feed in feeds]
-        offsets = [0]
-        for count in counts:
-            offsets.append(offsets[-1] + count)
-        slots = torch.cat([torch.arange(s, s + n) for s, n in zip(starts, counts, strict=True)])
+        firsts = counts.cumsum(0) - counts
+        owners = torch.arange(len(feeds)).repeat_interleave(counts)
+        positions = torch.arange(len(owners)) - firsts[owners] + starts[owners]
         rows = torch.tensor([feed.row for feed in feeds])
-        owners = rows.repeat_interleave(torch.tensor(counts))
-        few = [i for i, count in enumerate(counts) if count <= _FEW_TOKENS]
-        many = [i for i, count in enumerate(counts) if count > _FEW_TOKENS]
-        weight_type = self._output_weight.dtype
+        few = counts <= _FEW_TOKENS
+        dtype = self._output_weight.dtype
         current = _Pass(
-            write_at=owners * cache.length + slots,
+            write_at=rows[owners] * cache.length + positions,
             groups=[
-                _group(feeds, chosen, offsets, weight_type) for chosen in (few, many) if chosen
+                _group(
+                    rows[some], firsts[some], starts[some], counts[some], dtype, self._num_sharing
+                )
+                for some in (few, ~few)
+                if bool(some.any())
             ],
-            length=needed,
         )
         ids = torch.tensor([[token for feed in feeds for token in feed.tokens]])
-        return self._run(ids, slots[None] + self._prefix_length, current)
+        return self._run(ids, positions[None], current)
 
     def _run(
         self, ids: torch.Tensor, positions: torch.Tensor, current: _Pass | None
@@ -161,23 +177,20 @@ class PackedModel:
 
 
 def _group(
-    feeds: Sequence[Feed], chosen: Sequence[int], offsets: Sequence[int], dtype: torch.dtype
+    rows: torch.Tensor,
+    firsts: torch.Tensor,
+    starts: torch.Tensor,
+    counts: torch.Tensor,
+    dtype: torch.dtype,
+    num_sharing: int,
 ) -> _Group:
-    width = max(len(feeds[i].tokens) for i in chosen)
-    length = max(feeds[i].start + len(feeds[i].tokens) for i in chosen)
-    first = torch.tensor([offsets[i] for i in chosen])[:, None]
-    count = torch.tensor([len(feeds[i].tokens) for i in chosen])[:, None]
-    start = torch.tensor([feeds[i].start for i in chosen])[:, None]
-    step = torch.arange(width)[None].minimum(count - 1)  # padding repeats the last token
-    visible = torch.arange(length) <= (start + step)[..., None]
-    bias = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -math.inf)
-    real = torch.arange(width) < count
-    return _Group(
-        rows=torch.tensor([feeds[i].row for i in chosen]),
-        take=(first + step).reshape(-1),
-        put=torch.nonzero(real.reshape(-1)).squeeze(1),
-        bias=bias[:, None],
-    )
+    width, length = int(counts.max()), int((starts + counts).max())
+    step = torch.arange(width)[None].minimum(counts[:, None] - 1)  # padding repeats the last token
+    hidden = torch.arange(length) > (starts[:, None] + step)[..., None]
+    bias = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -math.inf)
+    take = (firsts[:, None] + step).reshape(-1)
+    put = torch.nonzero((torch.arange(width) < counts[:, None]).reshape(-1)).squeeze(1)
+    return _Group(rows, take, put, take[put], bias[:, None].repeat(1, 1, num_sharing, 1))
 
 
 def _grow(cache: _Cache, length: int) -> None:
@@ -210,78 +223,69 @@ def _attention(
             "Use the step decoder."
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    heads, shared = query.shape[1], query.shape[1] // key.shape[1]
-    if packed_pass is None:
-        rows, room = packed_cache.num_rows, packed_cache.length
+    heads, sharing = query.shape[1], query.shape[1] // key.shape[1]
+    if packed_pass is None:  # the instruction: the start of every row
         packed_cache.layers[module.layer_idx] = _Layer(
-            key,
-            value,
-            key.new_zeros(rows, room, key.shape[1], key.shape[3]),
-            value.new_zeros(rows, room, value.shape[1], value.shape[3]),
+            _room(key, packed_cache), _room(value, packed_cache)
         )
-        out = torch.nn.functional.scaled_dot_product_attention(
-            query,
-            key.repeat_interleave(shared, 1),
-            value.repeat_interleave(shared, 1),
-            is_causal=True,
-            scale=scale,
-        )
-        return out.transpose(1, 2), None
-
+        keys, values = (x.repeat_interleave(sharing, 1) for x in (key, value))
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return attend(query, keys, values, is_causal=True, scale=scale).transpose(1, 2), None
     layer = packed_cache.layers[module.layer_idx]
     for kept, new in ((layer.key, key), (layer.value, value)):
         kept.view(-1, *kept.shape[2:]).index_copy_(0, packed_pass.write_at, new[0].transpose(0, 1))
-    # Heads that share their keys stand side by side as further queries: (tokens, heads, width) ->
-    # (key heads, sharing * tokens, width); no key is ever repeated.
-    flat = query[0].transpose(0, 1)
-    num_tokens = flat.shape[0]
-    folded = query.reshape(1, heads // shared, shared * num_tokens, -1)
-    whole, whole_lse = _attend(folded, layer.prefix_key, layer.prefix_value, None, scale)
-    out = whole.reshape(heads, num_tokens, -1).transpose(0, 1)
-    out_lse = whole_lse.reshape(heads, num_tokens).transpose(0, 1)
-    own, own_lse = torch.empty_like(out), torch.empty_like(out_lse)
+    asking = query[0].transpose(0, 1)
+    out = torch.empty(asking.shape[0], heads, value.shape[-1], dtype=value.dtype)
     for group in packed_pass.groups:
-        count, length = len(group.rows), group.bias.shape[-1]
-        width = len(group.take) // count
-        asking = flat[group.take].view(count, width, heads // shared, shared, -1)
-        asking = asking.permute(0, 2, 3, 1, 4).reshape(count, heads // shared, shared * width, -1)
-        part, part_lse = _attend(
-            asking,
+        count, width, length = (
+            len(group.rows),
+            len(group.take) // len(group.rows),
+            group.bias.shape[-1],
+        )
+        # Heads that share their keys stand side by side as further queries; no key is repeated.
+        folded = asking[group.take].view(count, width, heads // sharing, sharing, -1)
+        folded = folded.permute(0, 2, 3, 1, 4).reshape(count, heads // sharing, sharing * width, -1)
+        found = _attend(
+            folded,
             layer.key[group.rows, :length].transpose(1, 2),
             layer.value[group.rows, :length].transpose(1, 2),
-            group.bias.repeat(1, 1, shared, 1),
+            group.bias,
             scale,
         )
-        part = (
-            part.reshape(count, heads, width, -1).transpose(1, 2).reshape(count * width, heads, -1)
+        found = (
+            found.view(count, heads, width, -1).transpose(1, 2).reshape(count * width, heads, -1)
         )
-        part_lse = (
-            part_lse.reshape(count, heads, width).transpose(1, 2).reshape(count * width, heads)
-        )
-        target = group.take[group.put]
-        own[target] = part[group.put]
-        own_lse[target] = part_lse[group.put]
-    share = torch.sigmoid(own_lse - out_lse).unsqueeze(-1).to(out.dtype)
-    return torch.lerp(out, own, share).unsqueeze(0), None
+        out[group.targets] = found[group.put]
+    return out.unsqueeze(0), None
+
+
+def _room(states: torch.Tensor, cache: _Cache) -> torch.Tensor:
+    """Room for all rows, each beginning with the instruction's keys or values."""
+    _, heads, prefix, width = states.shape
+    room = states.new_zeros(cache.num_rows, cache.length, heads, width)
+    room[:, :prefix] = states.transpose(1, 2)
+    return room
 
 
 def _attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bias: torch.Tensor | None,
-    scale: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention, and the logarithm of its normaliser by query, so that parts can be merged."""
-    if query.device.type == "cpu":
-        kernel: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        found: tuple[torch.Tensor, torch.Tensor] = kernel(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Attention of `(rows, heads, queries, width)`; `bias` is the same for all heads."""
+    if query.device.type != "cpu" or query.shape[0] < _MANY_ROWS:
+        return torch.nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=bias, scale=scale
         )
-        return found
-    scores = (query @ key.transpose(-1, -2)).float() * scale
-    if bias is not None:
-        scores = scores + bias
-    normaliser = torch.logsumexp(scores, dim=-1)
-    weights = torch.exp(scores - normaliser[..., None]).to(value.dtype)
-    return weights @ value, normaliser
+    # Short queries of many rows: two products and a softmax take a third of the fused kernel's
+    # time on a CPU.
+    rows, heads, queries, width = query.shape
+    flat = rows * heads, queries
+    masked = bias.expand(rows, heads, queries, -1).reshape(*flat, -1)
+    scores = torch.baddbmm(
+        masked,
+        (query * scale).view(*flat, width),
+        key.reshape(rows * heads, -1, width).transpose(1, 2),
+    )
+    weights = torch.softmax(scores, dim=-1)
+    return torch.bmm(weights, value.reshape(rows * heads, -1, value.shape[-1])).view(
+        rows, heads, queries, -1
+    )

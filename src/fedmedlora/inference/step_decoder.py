@@ -14,6 +14,7 @@ import torch
 from fedmedlora.inference.cursor import CopyCursor
 from fedmedlora.inference.decoder import FoundSpan, WindowAnswer, longest_first
 from fedmedlora.inference.path import AnswerPath
+from fedmedlora.prompts.format import require_tags
 from fedmedlora.training.batches import encode_prompt
 
 if TYPE_CHECKING:
@@ -45,10 +46,13 @@ class StepDecoder:
         base: The model, adapters merged.
         tags: The prompts' format.
         batch_size: Windows decoded side by side.
+
+    Raises:
+        ConfigError: The format has no tags.
     """
 
     def __init__(self, base: BaseModel, tags: TagFormat, *, batch_size: int = 64) -> None:
-        self._base, self._tags, self._batch_size = base, tags, batch_size
+        self._base, self._tags, self._batch_size = base, require_tags(tags), batch_size
 
     def decode(
         self, prompts: Sequence[Prompt], on_done: Callable[[int], None]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmedlora.core.records import SilentObserver
-from fedmedlora.inference.step_decoder import decode_batch
+from fedmedlora.inference.decoders import make_decoder
 from fedmedlora.models.windowing import note_windows
 from fedmedlora.runs.environment import describe_environment
 from fedmedlora.study.conditions import arms_of
@@ -149,8 +149,9 @@ def _extraction_rate(prepared: Prepared) -> float:
     prompts = prompts[: min(16, config.evaluation.batch_size)]
     if not prompts:  # test notes without text
         return 1.0
+    decoder = make_decoder("copy", prepared.base, prepared.tags, config.evaluation.batch_size)
     started = time.perf_counter()
-    decode_batch(prepared.base, prompts, prepared.tags)
+    decoder.decode(prompts, lambda _: None)
     seconds = time.perf_counter() - started
     return max(1, sum(len(prompt.source) for prompt in prompts)) / seconds
 

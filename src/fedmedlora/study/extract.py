@@ -65,7 +65,7 @@ class ExtractionRequest:
     to: ExtractionFormat = "jsonl"
     model: str | None = None
     labels: tuple[str, ...] | None = None
-    decoder: DecoderName = "step"
+    decoder: DecoderName = "copy"
     threshold: float | None = None
     batch_size: int = 64
     chunk_windows: int = 512

@@ -15,8 +15,8 @@ from fedmedlora.corpora.jsonl import document_line, read_jsonl
 from fedmedlora.federation.checkpoint import Checkpoint
 from fedmedlora.federation.in_process import InProcessRuntime
 from fedmedlora.federation.loop import run_rounds
+from fedmedlora.inference.decoders import make_decoder
 from fedmedlora.inference.extractor import Extractor
-from fedmedlora.inference.step_decoder import StepDecoder
 from fedmedlora.models.fetch import file_sha256
 from fedmedlora.models.lora import merged
 from fedmedlora.runs.audit import AuditLog
@@ -225,7 +225,7 @@ class _Run:
     def _extractor(self, adapter: AdapterState | None) -> Extractor:
         base, tags = merged(self._prepared.base, adapter), self._prepared.tags
         return Extractor(
-            StepDecoder(base, tags, batch_size=self._config.evaluation.batch_size),
+            make_decoder("copy", base, tags, self._config.evaluation.batch_size),
             base.tokenizer,
             tags,
             window_tokens=self._config.prompt.window_tokens,

@@ -82,7 +82,7 @@ def load_extractor(
     observer: Observer,
     *,
     model: str | None = None,
-    decoder: DecoderName = "step",
+    decoder: DecoderName = "copy",
     batch_size: int = 64,
     chunk_windows: int = 512,
 ) -> tuple[Extractor, str]:
