@@ -55,7 +55,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     wire = Wire()
     monkeypatch.setattr(
         "fedmedlora.study.run.InProcessRuntime",
-        lambda sites, codec: InProcessRuntime(sites, codec, tap=wire.tap),
+        lambda *args, **options: InProcessRuntime(*args, **options, tap=wire.tap),
     )
     return wire
 

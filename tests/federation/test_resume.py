@@ -143,6 +143,23 @@ def test_an_exception_at_any_step_of_saving_can_be_resumed_from(tmp_path: Path) 
         assert saved_memory(folder) == saved_memory(tmp_path / "whole")
 
 
+def test_updates_that_wait_on_disk_change_nothing_about_resuming(tmp_path: Path) -> None:
+    def crash() -> None:
+        raise Crash
+
+    sites = {name: DriftingSite(name, i + 1) for i, name in enumerate(("east", "north"))}
+    whole = run(None)
+    for step in range(1, num_steps(tmp_path / "count") + 1, 3):
+        folder, work = tmp_path / str(step), tmp_path / f"work-{step}"
+        with pytest.MonkeyPatch.context() as patched:
+            die_at(step, patched, crash)
+            with pytest.raises(Crash):
+                run(folder, runtime=InProcessRuntime(sites, FP32, work=work))
+        resumed = run(folder, runtime=InProcessRuntime(sites, FP32, work=work))
+        assert_same(resumed, whole)
+        assert not any(work.iterdir())
+
+
 def in_child(work: Callable[[], object]) -> int:
     """The process id of a forked child that does the work and exits with 0, or 1 on an error."""
     child = os.fork()

@@ -17,8 +17,7 @@ def change_norm(before: AdapterState, after: AdapterState) -> float:
     The norm of the factors' change, not of the products'; accumulated in float64.
     """
     total = 0.0
-    for module, factor, old in before.tensors():
-        new = after.pairs[module].factor(factor)
+    for (_, _, old), (_, _, new) in zip(before.tensors(), after.tensors(), strict=True):
         if new.numel() and old.numel():
             total += float((new.to(torch.float64) - old.to(torch.float64)).square().sum())
     return math.sqrt(total)

@@ -127,7 +127,8 @@ class LoRAPair:
 class AdapterState:
     """One adapter: its spec and a pair for each module, by full dotted name, in name order.
 
-    Two states are equal if their specs are and every tensor holds the same bits.
+    Two states are equal if their specs are and every tensor holds the same bits. A mapping in name
+    order that is no `dict` is kept as it is: it may read a pair from a file whenever it is asked.
 
     Raises:
         AdapterMismatchError: There is no pair, or a pair contradicts the spec.
@@ -150,7 +151,8 @@ class AdapterState:
                     f"adapter, module {module}: not among the spec's target modules "
                     f"{list(self.spec.target_modules)}."
                 )
-        object.__setattr__(self, "pairs", dict(sorted(self.pairs.items())))
+        if isinstance(self.pairs, dict) or list(self.pairs) != sorted(self.pairs):
+            object.__setattr__(self, "pairs", dict(sorted(self.pairs.items())))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AdapterState):
@@ -253,10 +255,11 @@ class AdapterState:
                 f"{where}: modules differ; {len(missing)} missing ({', '.join(missing[:3])}), "
                 f"{len(extra)} unexpected ({', '.join(extra[:3])})."
             )
-        for module, factor, tensor in self.tensors():
-            got_shape = tuple(other.pairs[module].factor(factor).shape)
-            if got_shape != tuple(tensor.shape):
+        for (module, factor, tensor), (_, _, theirs) in zip(
+            self.tensors(), other.tensors(), strict=True
+        ):
+            if theirs.shape != tensor.shape:
                 raise AdapterMismatchError(
                     f"{where}: {module}.{factor} has another shape; "
-                    f"expected {tuple(tensor.shape)}, got {got_shape}."
+                    f"expected {tuple(tensor.shape)}, got {tuple(theirs.shape)}."
                 )

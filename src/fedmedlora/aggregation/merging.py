@@ -10,7 +10,7 @@ from fedmedlora.adapters.state import AdapterState, LoRAPair
 from fedmedlora.core.errors import AggregationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 def mean_of_factors(
@@ -20,7 +20,8 @@ def mean_of_factors(
 
     The factors are averaged separately, so `B @ A` of the result is not the mean of the products.
     Sums run in float64, over sites in name order and one module after the other, and are cast back
-    to `spec.dtype`; so the result does not depend on the order of arrival.
+    to `spec.dtype`; so the result does not depend on the order of arrival. Of adapters that lie in
+    files one pair of one site is in memory at a time.
 
     Raises:
         AggregationError: Weights and adapters name different sites, or weights do not sum to 1.
@@ -43,18 +44,19 @@ def mean_of_factors(
     return AdapterState(
         first.spec,
         {
-            module: LoRAPair(
-                A=_weighted_sum([adapters[site].pairs[module].A for site in sites], shares),
-                B=_weighted_sum([adapters[site].pairs[module].B for site in sites], shares),
-            )
+            module: _mean_pair((adapters[site].pairs[module] for site in sites), shares)
             for module in first.pairs
         },
     )
 
 
-def _weighted_sum(tensors: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
-    """The weighted sum in float64, cast back to the tensors' dtype."""
-    total = torch.zeros(tensors[0].shape, dtype=torch.float64)
-    for tensor, share in zip(tensors, shares, strict=True):
-        total.add_(tensor.to(torch.float64), alpha=share)
-    return total.to(tensors[0].dtype)
+def _mean_pair(pairs: Iterable[LoRAPair], shares: Sequence[float]) -> LoRAPair:
+    """The weighted sums of `A` and of `B` in float64, cast back. One pair is held at a time."""
+    totals: list[torch.Tensor] = []
+    for pair, share in zip(pairs, shares, strict=True):
+        factors = (pair.A, pair.B)
+        totals = totals or [torch.zeros(factor.shape, dtype=torch.float64) for factor in factors]
+        for total, factor in zip(totals, factors, strict=True):
+            total.add_(factor.to(torch.float64), alpha=share)
+    A, B = (total.to(pair.A.dtype) for total in totals)
+    return LoRAPair(A=A, B=B)

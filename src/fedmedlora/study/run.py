@@ -169,7 +169,7 @@ class _Run:
         outcome = run_rounds(
             arm=arm.name,
             strategy=arm.strategy.build(),
-            runtime=InProcessRuntime(sites, CODECS[federation.codec]),
+            runtime=InProcessRuntime(sites, CODECS[federation.codec], work=self._store.file(WORK)),
             sites=arm.sites,
             num_rounds=federation.rounds,
             adapter=prepared.initial,
