@@ -49,7 +49,7 @@ def _section(record: dict[str, Any]) -> str:
     if record["quick"]:
         raise UnfitRecordError(f"{name}: made with --quick, which proves nothing. Run it in full.")
     for row in record["targets"]:
-        if len(row["measurements"]) < MIN_REPETITIONS:
+        if row["unit"] == "x" and len(row["measurements"]) < MIN_REPETITIONS:
             raise UnfitRecordError(
                 f"{name}, {row['id']}: expected at least {MIN_REPETITIONS} measurements, got "
                 f"{len(row['measurements'])}. Raise repetitions."

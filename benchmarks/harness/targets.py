@@ -28,6 +28,7 @@ class Target:
 
 
 _GENERATE = "against transformers.generate, entity task, html prompt"
+_HELPED = "the instruction's cache shared by all rows; prompt lookup where a sentence is alone"
 _BERT = "sentences/s of a BERT-base shape, token classification, divided by ours (compact prompt)"
 TARGETS = {
     target.id: target
@@ -35,8 +36,29 @@ TARGETS = {
         Target("T1a", f"CPU: sentences/s, html prompt, {_GENERATE}", "x", 6, 9),
         Target("T1b", f"CPU: the same, one sentence at a time for both, {_GENERATE}", "x", 5, 10),
         Target("T1c", f"CPU: sentences/s, compact prompt, {_GENERATE}", "x", 8, 12),
+        Target("T1a+", f"T1a with generate helped: {_HELPED}", "x", 6, 9),
+        Target("T1b+", f"T1b with generate helped: {_HELPED}", "x", 5, 10),
+        Target("T1c+", f"T1c with generate helped: {_HELPED}", "x", 8, 12),
+        Target("T2a+", f"T2a with generate helped: {_HELPED}", "x", 8, None),
+        Target("T2c+", f"T2c with generate helped: {_HELPED}", "x", 8, None),
         Target("T2a", f"GPU: sentences/s, html prompt, {_GENERATE}", "x", 8, None),
         Target("T2c", f"GPU: sentences/s, compact prompt, {_GENERATE}", "x", 8, None),
+        Target(
+            "E-choice",
+            "bfloat16: the worst choice of verified copying below the best step by step",
+            "logits",
+            0.5,
+            None,
+            at_least=False,
+        ),
+        Target(
+            "E-F1",
+            "the largest difference in strict F1 between the two, over cohorts",
+            "points",
+            0.5,
+            None,
+            at_least=False,
+        ),
         Target("T3-float32", f"CPU: {_BERT}, float32", "x", 6, 4, at_least=False),
         Target("T3-bfloat16", f"CPU: {_BERT}, bfloat16", "x", 6, 4, at_least=False),
     )

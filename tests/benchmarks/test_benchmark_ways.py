@@ -45,6 +45,7 @@ def test_sentences_that_come_one_at_a_time_are_asked_in_calls_of_their_own(
     base: BaseModel, sentences: list[Sentence]
 ) -> None:
     way = Ours(base, COMPACT, "copy")
+    way.answer(sentences[:1], Setting(1))  # from now on the instruction is known
     each = [way.answer([sentence], Setting(1)) for sentence in sentences]
 
     found = one_by_one(way, sentences, Setting(1))

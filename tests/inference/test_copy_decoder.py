@@ -45,7 +45,7 @@ NOTES = [
     "K<3",
     "?",
 ]
-LIMITS = [DraftLimits(), DraftLimits(0, 1, 3), DraftLimits(99, 99, 999)]
+LIMITS = [None, DraftLimits(0, 1, 3), DraftLimits(99, 99, 999)]
 
 
 def prompts_of(
@@ -174,7 +174,9 @@ def test_an_attention_that_we_do_not_know_is_refused(
 ) -> None:
     base, tags = tiny("llama"), get_format("compact")
     decoder = CopyDecoder(base, tags)
-    layer = decoder._model._backbone.layers[0].self_attn
+    decoder.decode(prompts_of(tags, NOTES[:1]), nothing)
+    decoder._workers[0]._model._instruction = ()
+    layer = decoder._workers[0]._model._backbone.layers[0].self_attn
     forward = layer.forward
     monkeypatch.setattr(layer, "forward", lambda **given: forward(**given, **{option: 4}))
 

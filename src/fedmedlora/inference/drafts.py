@@ -29,9 +29,15 @@ class DraftLimits:
         max_tokens: Tokens of a draft, those that are certain not counted.
     """
 
-    unsure_guesses: int = 2
-    open_pieces: int = 4
-    max_tokens: int = 16
+    unsure_guesses: int
+    open_pieces: int
+    max_tokens: int
+
+
+FEW_TOKENS = DraftLimits(unsure_guesses=1, open_pieces=3, max_tokens=12)
+"""For many windows side by side, where the time goes into tokens (docs/log.md)."""
+FEW_PASSES = DraftLimits(unsure_guesses=3, open_pieces=4, max_tokens=96)
+"""For a window alone, where the time goes into passes."""
 
 
 @dataclass(frozen=True, slots=True)

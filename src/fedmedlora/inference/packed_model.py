@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from fedmedlora.models.load import BaseModel
 
 _NAME = "fedmedlora_packed"
-# Rows that are fed more than this are attended apart from those that are fed less.
-_FEW_TOKENS = 16
+# Rows are attended apart by how many tokens they are fed, so that little is padded.
+_WIDTHS = (0, 6, 16, 1 << 30)
 _MANY_ROWS = 4
 # What a model may ask of its attention that is not done here.
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux")
@@ -147,7 +148,7 @@ class PackedModel:
         owners = torch.arange(len(feeds)).repeat_interleave(counts)
         positions = torch.arange(len(owners)) - firsts[owners] + starts[owners]
         rows = torch.tensor([feed.row for feed in feeds])
-        few = counts <= _FEW_TOKENS
+        alike = [(low < counts) & (counts <= high) for low, high in pairwise(_WIDTHS)]
         dtype = self._output_weight.dtype
         current = _Pass(
             write_at=rows[owners] * cache.length + positions,
@@ -155,7 +156,7 @@ class PackedModel:
                 _group(
                     rows[some], firsts[some], starts[some], counts[some], dtype, self._num_sharing
                 )
-                for some in (few, ~few)
+                for some in alike
                 if bool(some.any())
             ],
         )
@@ -247,8 +248,8 @@ def _attention(
         folded = folded.permute(0, 2, 3, 1, 4).reshape(count, heads // sharing, sharing * width, -1)
         found = _attend(
             folded,
-            layer.key[group.rows, :length].transpose(1, 2),
-            layer.value[group.rows, :length].transpose(1, 2),
+            _rows(layer.key, group.rows, length).transpose(1, 2),
+            _rows(layer.value, group.rows, length).transpose(1, 2),
             group.bias,
             scale,
         )
@@ -257,6 +258,13 @@ def _attention(
         )
         out[group.targets] = found[group.put]
     return out.unsqueeze(0), None
+
+
+def _rows(kept: torch.Tensor, rows: torch.Tensor, length: int) -> torch.Tensor:
+    """The first places of some rows; without a copy where they are the first rows in order."""
+    if torch.equal(rows, torch.arange(len(rows))):
+        return kept[: len(rows), :length]
+    return kept[:, :length].index_select(0, rows)
 
 
 def _room(states: torch.Tensor, cache: _Cache) -> torch.Tensor:
@@ -285,7 +293,8 @@ def _attend(
         (query * scale).view(*flat, width),
         key.reshape(rows * heads, -1, width).transpose(1, 2),
     )
-    weights = torch.softmax(scores, dim=-1)
-    return torch.bmm(weights, value.reshape(rows * heads, -1, value.shape[-1])).view(
-        rows, heads, queries, -1
-    )
+    # In float32: a softmax over bfloat16 takes three times as long here.
+    weights = torch.softmax(scores.to(torch.promote_types(scores.dtype, torch.float32)), dim=-1)
+    return torch.bmm(
+        weights.to(value.dtype), value.reshape(rows * heads, -1, value.shape[-1])
+    ).view(rows, heads, queries, -1)
