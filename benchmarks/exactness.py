@@ -7,14 +7,14 @@ the same way, and the scores of both are compared note by note.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from benchmarks.harness.targets import Measured
-from benchmarks.ways.regret import regrets
+from benchmarks.ways.regret import recorded_choices, regrets
 from fedmedlora.adapters.files import load_adapter
 from fedmedlora.core.errors import ConfigError
 from fedmedlora.core.records import SilentObserver
@@ -30,12 +30,13 @@ from fedmedlora.prompts.format import require_tags
 from fedmedlora.prompts.registry import get_format
 from fedmedlora.runs.store import RunStore
 from fedmedlora.study.data import load_notes
-from fedmedlora.study.extract import find_adapter
 from fedmedlora.study.study_file import parse_study
+from fedmedlora.study.trained_adapter import find_adapter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from fedmedlora.core.document import Document
     from fedmedlora.inference.decoder import Decoder
 
 _DRAWS = 10_000
@@ -47,6 +48,8 @@ class Config:
 
     run: Path = Path()
     """A finished study run; its last adapter is used, and its test notes."""
+    max_characters: int = 20_000
+    """Test notes of each cohort; as many as in the study or more."""
     batch_size: int = 64
     threads: int = 2
 
@@ -64,6 +67,8 @@ def run(config: Config, say: Callable[[str], None]) -> dict[str, Any]:
         raise ConfigError("exactness: name a finished study: --set run=RUN_DIRECTORY.")
     torch.set_num_threads(config.threads)
     study = parse_study(dict(RunStore.open(config.run).config), "config.json")
+    evaluation = study.evaluation.model_copy(update={"max_characters": config.max_characters})
+    study = study.model_copy(update={"evaluation": evaluation})
     trained = find_adapter(config.run)
     dtype = torch.bfloat16 if trained.dtype == "bfloat16" else torch.float32
     loaded = load_base(study.model.base, revision=study.model.revision, dtype=dtype)
@@ -76,6 +81,7 @@ def run(config: Config, say: Callable[[str], None]) -> dict[str, Any]:
     }
     rows: list[list[Any]] = []
     everything: list[float] = []
+    pooled: dict[str, list[Document]] = {"gold": [], "copy": [], "step": []}
     for cohort in load_notes(study).cohorts:
         documents, labels = cohort.documents, cohort.labels
         predicted = {
@@ -91,18 +97,14 @@ def run(config: Config, say: Callable[[str], None]) -> dict[str, Any]:
             for document in documents
             for window in note_windows(document.text, base.tokenizer, budget_tokens=budget)
         ]
-        answers = decoders["copy"].decode(prompts, lambda _: None)
-        found = regrets(base, tags, prompts, answers, batch_size=config.batch_size)
+        with recorded_choices() as chosen:
+            decoders["copy"].decode(prompts, lambda _: None)
+        found = regrets(base, tags, prompts, chosen, batch_size=config.batch_size)
         everything += found
-        [result] = evaluate_presets(
-            [document.only_labels(labels) for document in documents],
-            predicted["copy"],
-            [STRICT],
-            against=predicted["step"],
-            num_draws=_DRAWS,
-            num_swaps=_DRAWS,
-        )
-        [difference] = [d for d in result.differences or () if d.figure == "entities"]
+        gold = [document.only_labels(labels) for document in documents]
+        for name, more in (("gold", gold), *predicted.items()):
+            pooled[name] += [replace(d, id=f"{cohort.name}/{d.id}") for d in more]
+        f1, difference = _scores(gold, predicted)
         same = sum(
             a.entities == b.entities
             or [_key(e) for e in a.entities] == [_key(e) for e in b.entities]
@@ -113,9 +115,8 @@ def run(config: Config, say: Callable[[str], None]) -> dict[str, Any]:
             len(documents),
             len(prompts),
             same,
-            100 * result.entities.micro.f1,
-            100 * difference.difference,
-            [100 * end for end in difference.ci95],
+            f1,
+            *difference,
             len(found),
             sum(value > 0 for value in found),
             max(found, default=0.0),
@@ -128,17 +129,38 @@ def run(config: Config, say: Callable[[str], None]) -> dict[str, Any]:
         "worst, in logits",
     ]  # fmt: skip
     worst = max(everything, default=0.0)
-    largest = max(abs(row[5]) for row in rows)
+    f1, difference = _scores(pooled["gold"], pooled)
+    num_notes, num_windows, num_same = (sum(row[i] for row in rows) for i in (1, 2, 3))
+    wrong = sum(value > 0 for value in everything)
+    total = ["all", num_notes, num_windows, num_same, f1, *difference]
+    rows.append([*total, len(everything), wrong, worst])
     return {
         "dtype": trained.dtype,
         "targets": {
             "E-choice": Measured(worst, [worst]),
-            "E-F1": Measured(largest, [abs(row[5]) for row in rows]),
+            "E-F1": Measured(abs(difference[0]), [abs(row[5]) for row in rows]),
         },
         "tables": [
             {"title": "Verified copying against step by step", "columns": columns, "rows": rows}
         ],
     }
+
+
+def _scores(
+    gold: Sequence[Document], predicted: Mapping[str, Sequence[Document]]
+) -> tuple[float, tuple[float, list[float]]]:
+    """Strict F1 of copying, and its difference to step by step with its interval, in points."""
+    [result] = evaluate_presets(
+        list(gold),
+        list(predicted["copy"]),
+        [STRICT],
+        against=list(predicted["step"]),
+        num_draws=_DRAWS,
+        num_swaps=_DRAWS,
+    )
+    [found] = [d for d in result.differences or () if d.figure == "entities"]
+    points = 100 * found.difference, [100 * end for end in found.ci95]
+    return 100 * result.entities.micro.f1, points
 
 
 def _key(entity: Any) -> tuple[str, int, int]:

@@ -2,25 +2,58 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import torch
 
+from fedmedlora.inference import copy_decoder
 from fedmedlora.inference.cursor import CopyCursor
 from fedmedlora.inference.path import AnswerPath
 from fedmedlora.inference.step_decoder import _Engine
-from fedmedlora.prompts.pieces import cut
 from fedmedlora.training.batches import encode_prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from fedmedlora.core.example import Prompt
-    from fedmedlora.inference.cursor import Choice
-    from fedmedlora.inference.decoder import FoundSpan, WindowAnswer
     from fedmedlora.models.load import BaseModel
+    from fedmedlora.models.tokens import PieceTokenizer
     from fedmedlora.prompts.format import TagFormat
+
+
+Key = tuple[str, int]
+"""Of a prompt: its document and where its window starts."""
+
+
+class _RecordingCursor(CopyCursor):
+    """Knows which prompt it reads."""
+
+    def __init__(self, prompt: Prompt, tags: TagFormat, tokenizer: PieceTokenizer) -> None:
+        super().__init__(prompt, tags, tokenizer)
+        self.key = prompt.document_id, prompt.window.start
+
+
+@contextmanager
+def recorded_choices() -> Iterator[dict[Key, list[int]]]:
+    """While it is open, the tokens that copy decoders choose, by prompt."""
+    chosen: dict[Key, list[int]] = {}
+
+    class RecordingPath(AnswerPath):
+        def pick(self, logits: Sequence[float]) -> int | None:
+            cursor = self.cursor
+            if isinstance(cursor, _RecordingCursor):
+                best = self.candidates[list(logits).index(max(logits))]
+                chosen.setdefault(cursor.key, []).append(best)
+            return super().pick(logits)
+
+    with (
+        patch.object(copy_decoder, "AnswerPath", RecordingPath),
+        patch.object(copy_decoder, "CopyCursor", _RecordingCursor),
+    ):
+        yield chosen
 
 
 @dataclass(slots=True)
@@ -28,43 +61,27 @@ class _Row:
     """One answer on its given way."""
 
     path: AnswerPath
-    pieces: list[tuple[int, int]]
-    spans: list[FoundSpan]
+    choices: list[int]
     pending: list[int] = field(default_factory=list)
 
-    def wanted(self) -> int:
-        """The candidate that leads to the given spans."""
-        cursor, choices = self.path.cursor, self.path.choices
-        if cursor.opened_at >= 0:
-            closes = self.pieces[cursor.at - 1][1] >= self.spans[0].end
-            return self._token(choices, "close" if closes else "copy")
-        starts = self.spans and self.pieces[cursor.at][0] == self.spans[0].start
-        return self._token(choices, "open" if starts else "copy")
-
-    def _token(self, choices: Sequence[Choice], kind: str) -> int:
-        label = self.spans[0].label if kind == "open" else ""
-        fits = [c for c in choices if c.kind == kind and c.label == label]
-        return self.path.token_of((fits or list(choices))[0])
-
-    def follow(self, token: int) -> None:
-        """Go on by a candidate."""
+    def follow(self) -> int:
+        """Go on by the next given choice, and return it."""
+        token = self.choices.pop(0)
         fed = self.path.follow(token)
         self.pending += [] if fed is None else [fed]
         self.pending += self.path.forced()
-        num_closed = len(self.path.cursor.found)
-        self.path.cursor.found.clear()
-        del self.spans[:num_closed]
+        return token
 
 
 def regrets(
     base: BaseModel,
     tags: TagFormat,
     prompts: Sequence[Prompt],
-    answers: Sequence[WindowAnswer],
+    chosen: Mapping[Key, Sequence[int]],
     *,
     batch_size: int,
 ) -> list[float]:
-    """For every choice on the way to these answers: the best candidate's logit minus the chosen's.
+    """For every choice that was made: the best candidate's logit minus the chosen's.
 
     The logits are those of the step decoder: one token of every row at a time.
     """
@@ -72,19 +89,19 @@ def regrets(
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index].source))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        found += _batch(base, tags, [prompts[i] for i in batch], [answers[i] for i in batch])
+        found += _batch(base, tags, [prompts[i] for i in batch], chosen)
     return found
 
 
 def _batch(
-    base: BaseModel, tags: TagFormat, prompts: Sequence[Prompt], answers: Sequence[WindowAnswer]
+    base: BaseModel, tags: TagFormat, prompts: Sequence[Prompt], chosen: Mapping[Key, Sequence[int]]
 ) -> list[float]:
     found: list[float] = []
     rows = []
-    for prompt, answer in zip(prompts, answers, strict=True):
-        pieces = [(p.core_start, p.end) for p in cut(prompt.source)]
+    for prompt in prompts:
         path = AnswerPath(CopyCursor(prompt, tags, base.tokenizer))
-        rows.append(_Row(path, pieces, list(answer.spans), path.forced()))
+        choices = list(chosen.get((prompt.document_id, prompt.window.start), ()))
+        rows.append(_Row(path, choices, path.forced()))
     with torch.inference_mode():
         engine = _Engine(base, [encode_prompt(prompt, base.tokenizer) for prompt in prompts])
         while True:
@@ -93,9 +110,7 @@ def _batch(
                     candidates = row.path.candidates
                     weights = base.output_weight[candidates].float()
                     logits = (weights @ engine.hidden[index].float()).tolist()
-                    token = row.wanted()
-                    found.append(max(logits) - logits[candidates.index(token)])
-                    row.follow(token)
+                    found.append(max(logits) - logits[candidates.index(row.follow())])
             if not any(row.pending for row in rows):
                 return found
             engine.feed([row.pending.pop(0) if row.pending else 0 for row in rows])
