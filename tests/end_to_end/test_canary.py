@@ -138,7 +138,7 @@ CARELESS = [
         *((TRAINING, error) for error in CARELESS),
         ("fedmedlora.training.site.example_losses", CARELESS[0]),
         ("fedmedlora.training.local.token_losses", CARELESS[0]),
-        ("fedmedlora.training.local.collate", CARELESS[0]),
+        ("fedmedlora.training.local.pack", CARELESS[0]),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
@@ -200,7 +200,7 @@ def test_a_loss_that_is_no_number_is_told_without_notes(
 def test_ctrl_c_shows_no_notes(
     planted: Path, watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedmedlora.training.local.collate", failing(KeyboardInterrupt()))
+    monkeypatch.setattr("fedmedlora.training.local.pack", failing(KeyboardInterrupt()))
 
     called = watched("study", "run", planted, "--out", tmp_path)
 

@@ -18,18 +18,24 @@ from fedmedlora.testing.tiny import tiny_tokenizer
 from fedmedlora.training.batches import (
     EncodedExample,
     collate,
+    cut_rows,
     encode_example,
     encode_prompt,
     plan_batches,
     render_documents,
     thin_negatives,
 )
+from fedmedlora.training.packed import pack
 
 TOKENIZER = PieceTokenizer(tiny_tokenizer(), "tiny")
 
 
-def of_length(length: int, num_prompt_tokens: int = 1) -> EncodedExample:
-    return EncodedExample("d", tuple(range(2, 2 + length)), num_prompt_tokens, 0)
+def of_length(length: int, num_prompt_tokens: int = 1, shared: int = 0) -> EncodedExample:
+    """Its token ids count up; the `shared` instruction stands before them and counts on its own."""
+    own = tuple(range(2, 2 + length))
+    return EncodedExample(
+        "d", (*range(900, 900 + shared), *own), shared + num_prompt_tokens, 0, shared
+    )
 
 
 LENGTHS = st.lists(st.integers(2, 90), max_size=80)
@@ -47,12 +53,56 @@ def test_an_epoch_holds_every_example_once(lengths: list[int], budget: int, seed
 
 @settings(deadline=None)
 @given(LENGTHS, st.integers(1, 200))
-def test_a_padded_batch_keeps_the_budget_or_is_one_example(lengths: list[int], budget: int) -> None:
+def test_a_step_keeps_the_budget_or_is_one_example(lengths: list[int], budget: int) -> None:
     made = [of_length(length) for length in lengths]
 
     for batch in plan_batches(made, batch_tokens=budget, address=(0,)):
-        size = collate([made[index] for index in batch], 1).token_ids.numel()
-        assert size <= budget or len(batch) == 1
+        assert sum(lengths[index] for index in batch) <= budget or len(batch) == 1
+
+
+@settings(deadline=None)
+@given(LENGTHS, st.integers(1, 200), st.integers(1, 300))
+def test_a_longer_instruction_leaves_the_steps_as_they_are(
+    lengths: list[int], budget: int, longer: int
+) -> None:
+    short, long = (
+        plan_batches([of_length(n, 1, k) for n in lengths], batch_tokens=budget, address=(0,))
+        for k in (0, longer)
+    )
+
+    assert short == long
+
+
+def pass_tokens(examples: list[EncodedExample], packed: bool) -> int:
+    """Tokens that the network reads, told from the batch itself."""
+    batch = pack(examples) if packed else collate(examples, 1)
+    return batch.token_ids.numel()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(2, 60), st.sampled_from([0, 7, 30])), max_size=30),
+    st.integers(1, 200),
+    st.booleans(),
+)
+def test_passes_keep_order_and_bound_and_take_what_fits(
+    sizes: list[tuple[int, int]], bound: int, packed: bool
+) -> None:
+    made = [of_length(length, 1, shared) for length, shared in sizes]
+    rows = cut_rows(made, max_tokens=bound, packed=packed)
+
+    assert [index for row in rows for index in row] == list(range(len(made)))
+    for row, following in zip(rows, [*rows[1:], []], strict=False):
+        assert pass_tokens([made[i] for i in row], packed) <= bound or len(row) == 1
+        grown = [made[i] for i in [*row, *following[:1]]]
+        assert not following or pass_tokens(grown, packed) > bound
+
+
+def test_without_a_bound_there_is_one_pass() -> None:
+    made = [of_length(length) for length in (3, 900, 2)]
+
+    assert cut_rows(made, max_tokens=None, packed=True) == [[0, 1, 2]]
+    assert cut_rows([], max_tokens=None, packed=True) == []
 
 
 def test_the_plan_is_a_function_of_its_address() -> None:
@@ -66,14 +116,6 @@ def test_the_plan_is_a_function_of_its_address() -> None:
     assert plans[0] != plans[2] != plans[3] != plans[0]
 
 
-def test_batches_of_mixed_lengths_waste_little_on_padding() -> None:
-    made = [of_length(2 + (37 * number) % 97) for number in range(400)]
-    batches = plan_batches(made, batch_tokens=800, address=(0,))
-    padded = sum(collate([made[i] for i in batch], 1).token_ids.numel() for batch in batches)
-
-    assert padded < 1.15 * sum(len(example.token_ids) for example in made)
-
-
 def test_a_batch_is_padded_on_the_right_and_supervises_answers_only() -> None:
     batch = collate([of_length(4, 2), of_length(2, 1)], pad_id=0)
 
@@ -83,9 +125,10 @@ def test_a_batch_is_padded_on_the_right_and_supervises_answers_only() -> None:
 
 
 def test_the_first_position_is_never_a_target() -> None:
-    batch = collate([of_length(3, 0)], pad_id=0)
+    for whole in (False, True):
+        batch = collate([of_length(3, 0)], pad_id=0, whole=whole)
 
-    assert batch.targets.tolist() == [[False, True, True]]
+        assert batch.targets.tolist() == [[False, True, True]]
 
 
 @settings(deadline=None, max_examples=60)
@@ -105,6 +148,9 @@ def test_the_tokens_of_an_example_spell_prompt_and_answer(document: Document, na
     assert TOKENIZER.decode(answer[:-1]) == example.completion_text
     assert TOKENIZER.end_id not in (*prompt, *answer[:-1])
     assert encoded.num_completion_tokens == len(answer)
+    shared = encoded.token_ids[: encoded.num_shared_tokens]
+    assert TOKENIZER.decode(shared) == example.prompt.instruction
+    assert encoded.num_own_tokens == len(encoded.token_ids) - len(shared)
 
 
 def test_a_begin_token_stands_once_before_the_prompt(tiny: Callable[..., BaseModel]) -> None:

@@ -31,7 +31,7 @@ from fedmedlora.training.local import (
 BaseOf = Callable[..., BaseModel]
 LoRAOf = Callable[[BaseModel], LoRAModel]
 AdapterOf = Callable[..., AdapterState]
-SETTINGS = LocalSettings(learning_rate=3e-3, epochs=1.0, batch_tokens=256)
+SETTINGS = LocalSettings(learning_rate=3e-3, epochs=1.0, batch_tokens=150)
 QUIET = SilentObserver()
 
 
@@ -205,7 +205,7 @@ def test_a_factor_that_is_not_in_the_plan_stays_as_it_was(
 
 @dataclass
 class Seen:
-    """What a round trained on, in order, and what it told its observer."""
+    """What a round trained on, pass by pass, and what it told its observer."""
 
     batches: list[list[EncodedExample]] = field(default_factory=list)
     num_tokens: float = 0.0
@@ -221,13 +221,13 @@ class Seen:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     found = Seen()
-    real = local.collate
+    real = local.pack
 
-    def collate(examples: list[EncodedExample], pad_id: int) -> Any:
+    def pack(examples: list[EncodedExample], **options: Any) -> Any:
         found.batches.append(list(examples))
-        return real(examples, pad_id)
+        return real(examples, **options)
 
-    monkeypatch.setattr(local, "collate", collate)
+    monkeypatch.setattr(local, "pack", pack)
     return found
 
 

@@ -73,7 +73,8 @@ class TrainingConfig(Config):
     """Passes over a site's examples in one round."""
 
     batch_tokens: PositiveInt = 512
-    """Tokens of an optimiser step, padding included. Small steps suit small token budgets."""
+    """Tokens of an optimiser step. The instruction, which examples share, does not count: a step
+    learns from as many examples whatever the prompt's format. Small steps suit small budgets."""
 
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
 

@@ -1,4 +1,4 @@
-"""From documents to token batches: examples, their token ids, and buckets of similar length."""
+"""From documents to token batches: examples, their token ids, and which of them make a step."""
 
 from __future__ import annotations
 
@@ -22,17 +22,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """Token ids of prompt and answer; the loss counts from `num_prompt_tokens` on."""
+    """Token ids of prompt and answer; the loss counts from `num_prompt_tokens` on.
+
+    The first `num_shared_tokens`, the instruction, are those of many examples; all of them stand in
+    the prompt.
+    """
 
     document_id: str
     token_ids: tuple[int, ...]
     num_prompt_tokens: int
     num_entities: int
+    num_shared_tokens: int = 0
 
     @property
     def num_completion_tokens(self) -> int:
         """Supervised tokens: the answer and its end mark."""
         return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_own_tokens(self) -> int:
+        """All tokens but those of the instruction."""
+        return len(self.token_ids) - self.num_shared_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,10 @@ class Batch:
     token_ids: torch.Tensor
     targets: torch.Tensor
     num_tokens: int
+
+    def by_example(self, losses: torch.Tensor) -> list[torch.Tensor]:
+        """The losses of all targets, in row order, parted by example."""
+        return list(torch.split(losses, self.targets.sum(dim=1).tolist()))
 
 
 def render_documents(
@@ -101,7 +115,8 @@ def encode_parts(
 
 def encode_example(example: Example, tokenizer: PieceTokenizer) -> EncodedExample:
     """Token ids of an example, closed by the end-of-sequence token."""
-    prompt = encode_prompt(example.prompt, tokenizer)
+    instruction, rest = encode_parts(example.prompt, tokenizer)
+    prompt = instruction + rest
     answer: list[int] = []
     for segment in example.completion:
         answer += tokenizer.encode(segment.text)
@@ -110,50 +125,75 @@ def encode_example(example: Example, tokenizer: PieceTokenizer) -> EncodedExampl
         (*prompt, *answer, tokenizer.end_id),
         len(prompt),
         example.num_entities,
+        len(instruction),
     )
 
 
 def plan_batches(
     examples: Sequence[EncodedExample], *, batch_tokens: int, address: tuple[str | int, ...]
 ) -> list[list[int]]:
-    """One epoch as lists of example indices: random, but of similar length within a batch.
+    """One epoch as lists of example indices, an optimiser step each, in random order.
 
-    The examples are shuffled, cut into pools of eight batches, sorted by length within a pool, and
-    the batches shuffled again. A batch holds at most `batch_tokens` tokens with its padding, and at
-    least one example.
+    A step holds at most `batch_tokens` tokens, and at least one example. Instructions do not count,
+    so that a longer one leaves the steps as they are.
     """
-    rng = python_rng(*address)
     order = list(range(len(examples)))
-    rng.shuffle(order)
-    pools: list[list[int]] = [[]]
-    pool_tokens = 0
-    for index in order:
-        size = len(examples[index].token_ids)
-        if pools[-1] and pool_tokens + size > 8 * batch_tokens:
-            pools.append([])
-            pool_tokens = 0
-        pools[-1].append(index)
-        pool_tokens += size
+    python_rng(*address).shuffle(order)
     batches: list[list[int]] = []
-    for pool in pools:
-        pool.sort(key=lambda index: (len(examples[index].token_ids), index))
-        current: list[int] = []
-        for index in pool:
-            if current and len(examples[index].token_ids) * (len(current) + 1) > batch_tokens:
-                batches.append(current)
-                current = []
-            current.append(index)
-        if current:
-            batches.append(current)
-    rng.shuffle(batches)
+    total = 0
+    for index in order:
+        size = examples[index].num_own_tokens
+        if not batches or total + size > batch_tokens:
+            batches.append([])
+            total = 0
+        batches[-1].append(index)
+        total += size
     return batches
 
 
-def collate(examples: Sequence[EncodedExample], pad_id: int) -> Batch:
-    """The examples as one padded batch.
+def cut_rows(
+    examples: Sequence[EncodedExample], *, max_tokens: int | None, packed: bool
+) -> list[list[int]]:
+    """The indices of the examples in order, parted into those that one pass reads.
+
+    A pass reads at most `max_tokens` (any number if None), padding and instructions included, and
+    at least one example.
+    """
+    rows: list[list[int]] = []
+    for index, example in enumerate(examples):
+        if rows:
+            grown = [*(examples[held] for held in rows[-1]), example]
+            if max_tokens is None or _row_tokens(grown, packed=packed) <= max_tokens:
+                rows[-1].append(index)
+                continue
+        rows.append([index])
+    return rows
+
+
+def _row_tokens(examples: Sequence[EncodedExample], *, packed: bool) -> int:
+    if not packed:
+        return len(examples) * max(len(example.token_ids) for example in examples)
+    instructions = {example.token_ids[: example.num_shared_tokens] for example in examples}
+    return sum(map(len, instructions)) + sum(example.num_own_tokens for example in examples)
+
+
+def collate(
+    examples: Sequence[EncodedExample],
+    pad_id: int,
+    *,
+    whole: bool = False,
+    device: torch.device | str = "cpu",
+) -> Batch:
+    """The examples as one padded batch: the plain form, for models that cannot read packed rows.
 
     Padding stands on the right, where causal attention never looks back at it: no attention mask
     is needed, which keeps attention on its fast path.
+
+    Args:
+        examples: At least one.
+        pad_id: Any token.
+        whole: Supervise the prompts too.
+        device: Of the tensors.
     """
     length = max(len(example.token_ids) for example in examples)
     token_ids = torch.full((len(examples), length), pad_id, dtype=torch.long)
@@ -161,5 +201,6 @@ def collate(examples: Sequence[EncodedExample], pad_id: int) -> Batch:
     for row, example in enumerate(examples):
         size = len(example.token_ids)
         token_ids[row, :size] = torch.tensor(example.token_ids)
-        targets[row, max(1, example.num_prompt_tokens) : size] = True
-    return Batch(token_ids, targets, sum(len(example.token_ids) for example in examples))
+        targets[row, 1 if whole else max(1, example.num_prompt_tokens) : size] = True
+    num_tokens = sum(len(example.token_ids) for example in examples)
+    return Batch(token_ids.to(device), targets.to(device), num_tokens)

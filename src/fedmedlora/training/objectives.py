@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from fedmedlora.models.packed_attention import read_packed
+from fedmedlora.training.packed import PackedBatch
+
 if TYPE_CHECKING:
     from fedmedlora.training.batches import Batch
 
@@ -25,12 +28,13 @@ class _ChunkedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
-        losses = torch.empty(len(targets), dtype=torch.float32)
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        losses = torch.empty(len(targets), dtype=exact, device=hidden.device)
         gradient = torch.empty_like(hidden)
         for start in range(0, len(targets), CHUNK_POSITIONS):
             chunk = slice(start, start + CHUNK_POSITIONS)
             wanted = targets[chunk, None]
-            logits = functional.linear(hidden[chunk], weight).float()
+            logits = functional.linear(hidden[chunk], weight).to(exact)
             normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
             losses[chunk] = (normaliser - logits.gather(1, wanted)).squeeze(1)
             # softmax minus one at the target
@@ -48,9 +52,12 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 def token_losses(
-    backbone: Any, output_weight: torch.Tensor, batch: Batch, targets: torch.Tensor
+    backbone: Any,
+    output_weight: torch.Tensor,
+    batch: Batch | PackedBatch,
+    targets: torch.Tensor,
 ) -> torch.Tensor:
-    """The loss of every target token, float32, in row order.
+    """The loss of every target token, float32 (float64 of a float64 model), in row order.
 
     The output layer, a fifth of a small model's work, runs only at the positions that predict a
     target.
@@ -58,24 +65,32 @@ def token_losses(
     Args:
         backbone: The network without its output layer.
         output_weight: `(vocabulary, hidden)`, frozen.
-        batch: Token ids.
-        targets: Which positions count, `(examples, length)`, bool; the first must not.
+        batch: Padded or packed; packed only if `allow_packed_rows` has said yes to the network.
+        targets: Which positions count, bool, as `batch.targets`; a first one must not.
+
+    Raises:
+        ModelError: The network cannot read packed rows.
     """
-    hidden = backbone(input_ids=batch.token_ids, use_cache=False).last_hidden_state
-    predicting = hidden[:, :-1][targets[:, 1:]]
+    if isinstance(batch, PackedBatch):
+        states = read_packed(backbone, batch.token_ids, batch.layout)
+        predicting = states.index_select(0, batch.layout.predecessors[targets])
+    else:
+        hidden = backbone(input_ids=batch.token_ids, use_cache=False).last_hidden_state
+        predicting = hidden[:, :-1][targets[:, 1:]]
     wanted = batch.token_ids[targets]
     if torch.is_grad_enabled():
         apply: Any = _ChunkedLoss.apply
         losses: torch.Tensor = apply(predicting, output_weight, wanted)
         return losses
+    exact = torch.promote_types(predicting.dtype, torch.float32)
     return torch.cat(
         [
             functional.cross_entropy(
-                functional.linear(predicting[at : at + CHUNK_POSITIONS], output_weight).float(),
+                functional.linear(predicting[at : at + CHUNK_POSITIONS], output_weight).to(exact),
                 wanted[at : at + CHUNK_POSITIONS],
                 reduction="none",
             )
             for at in range(0, len(wanted), CHUNK_POSITIONS)
         ]
-        or [torch.empty(0)]
+        or [predicting.new_empty(0, dtype=exact)]
     )

@@ -75,7 +75,8 @@ class LocalSite:
             for split in (data.train, data.validation):
                 digest.update(f":{len(split)}".encode())
                 for example in split:
-                    fields = (example.token_ids, example.num_prompt_tokens, example.num_entities)
+                    counts = (example.num_prompt_tokens, example.num_shared_tokens)
+                    fields = (example.token_ids, *counts, example.num_entities)
                     digest.update(repr(fields).encode())
         return digest.hexdigest()
 
