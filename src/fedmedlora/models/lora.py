@@ -1,26 +1,22 @@
-"""LoRA on a base model: attach once, swap adapters, merge. The only door to peft."""
+"""LoRA on a base model: attach once, swap adapters, merge."""
 
 from __future__ import annotations
 
 import copy
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, get_peft_model
-from peft.tuners.lora import Linear as LoraLinear
 
 from fedmedlora.adapters.state import AdapterSpec, AdapterState, LoRAPair
 from fedmedlora.core.errors import AdapterMismatchError
 from fedmedlora.core.seeds import derive_seed
+from fedmedlora.models.lora_linear import LoRALinear, attach
 
 if TYPE_CHECKING:
     from torch import nn
 
     from fedmedlora.models.load import BaseModel
-
-_NAME = "default"
 
 
 def initial_adapter(
@@ -35,26 +31,27 @@ def initial_adapter(
     """
     spec = AdapterSpec(base.name, base.revision, rank, alpha, target_modules)
     pairs = {}
-    for name, module in _targets(base.model, target_modules).items():
+    for name, module in _targets(base.model, spec).items():
         generator = torch.Generator().manual_seed(derive_seed(seed, "lora-init", name))
         A = torch.empty(rank, module.in_features)
         torch.nn.init.kaiming_uniform_(A, a=5**0.5, generator=generator)
         pairs[name] = LoRAPair(A=A, B=torch.zeros(module.out_features, rank))
-    if not pairs:
-        raise AdapterMismatchError(
-            f"{base.name}: no linear module is named {', '.join(target_modules)}. "
-            "Set lora.target_modules to names that the model has."
-        )
     return AdapterState(spec, pairs)
 
 
-def _targets(model: nn.Module, target_modules: tuple[str, ...]) -> dict[str, nn.Linear]:
-    wanted = set(target_modules)
-    return {
+def _targets(model: Any, spec: AdapterSpec) -> dict[str, nn.Linear]:
+    """The linear layers that the spec names, by full name."""
+    found = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] in wanted
+        if isinstance(module, torch.nn.Linear) and spec.targets(name)
     }
+    if not found:
+        raise AdapterMismatchError(
+            f"{spec.base_model}: no linear module is named {', '.join(spec.target_modules)}. "
+            "Set lora.target_modules to names that the model has."
+        )
+    return found
 
 
 def same_weights(model: nn.Module) -> Any:
@@ -69,58 +66,45 @@ def same_weights(model: nn.Module) -> Any:
 class LoRAModel:
     """One base model with one set of LoRA matrices, whose values are swapped, never the model.
 
-    The base stays frozen in its dtype; the LoRA matrices are float32 masters.
+    The base stays frozen in its dtype; the LoRA matrices are float32 masters. It computes what peft
+    computes, faster; adapters are saved and loaded as peft's.
 
     Raises:
-        AdapterMismatchError: The spec targets the output layer.
+        AdapterMismatchError: The spec targets the output layer, or nothing that the model has.
     """
 
     def __init__(self, base: BaseModel, spec: AdapterSpec) -> None:
-        config = LoraConfig(
-            r=spec.rank,
-            lora_alpha=int(spec.alpha) if float(spec.alpha).is_integer() else spec.alpha,
-            target_modules=list(spec.target_modules),
-            use_rslora=spec.rslora,
-            lora_dropout=0.0,
-            bias="none",
-            task_type="CAUSAL_LM",
-        )
-        self.spec = spec.with_dtype("float32")
-        with warnings.catch_warnings():
-            # peft asks transformers for an attribute by its old name
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-            self.peft: Any = get_peft_model(
-                same_weights(base.model), config, autocast_adapter_dtype=False
-            )
-        self._layers: dict[str, LoraLinear] = {
-            name.removeprefix("base_model.model."): module
-            for name, module in self.peft.named_modules()
-            if isinstance(module, LoraLinear)
-        }
-        if self.peft.get_output_embeddings() in self._layers.values():
+        targets = _targets(base.model, spec)
+        if base.model.get_output_embeddings() in targets.values():
             raise AdapterMismatchError(
                 f"{base.name}: LoRA on the output layer is not supported, because losses and "
                 "choices read its frozen weight. Take it out of lora.target_modules."
             )
-        for layer in self._layers.values():
-            layer.lora_A[_NAME].float()
-            layer.lora_B[_NAME].float()
+        self.spec = spec.with_dtype("float32")
         self.base = base
+        self.network: Any = same_weights(base.model)
+        """The whole network with LoRA, as transformers has it."""
+        attach(self.network, tuple(targets), rank=spec.rank, scaling=spec.scaling)
+        self._layers: dict[str, LoRALinear] = {
+            name: self.network.get_submodule(name) for name in targets
+        }
+
+    @property
+    def peft(self) -> Any:
+        """`network`, by the name that it had while peft wrapped it."""
+        return self.network
 
     @property
     def backbone(self) -> nn.Module:
         """The network with LoRA, without its output layer."""
-        module: nn.Module = self.peft.base_model.model.base_model
+        module: nn.Module = self.network.base_model
         return module
 
     def parameters(self, factors: frozenset[str]) -> list[nn.Parameter]:
         """The trainable matrices of these factors (`A`, `B`); all others are frozen."""
         chosen = []
         for layer in self._layers.values():
-            for factor, weight in (
-                ("A", layer.lora_A[_NAME].weight),
-                ("B", layer.lora_B[_NAME].weight),
-            ):
+            for factor, weight in (("A", layer.lora_A), ("B", layer.lora_B)):
                 weight.requires_grad_(factor in factors)
                 if factor in factors:
                     chosen.append(weight)
@@ -146,8 +130,8 @@ class LoRAModel:
             for name, pair in adapter.pairs.items():
                 layer = self._layers[name]
                 for weight, value in (
-                    (layer.lora_A[_NAME].weight, pair.A),
-                    (layer.lora_B[_NAME].weight, pair.B),
+                    (layer.lora_A, pair.A),
+                    (layer.lora_B, pair.B),
                 ):
                     if weight.shape != value.shape:
                         raise AdapterMismatchError(
@@ -157,11 +141,11 @@ class LoRAModel:
                     weight.copy_(value)
 
     def state(self) -> AdapterState:
-        """A copy of the present values, float32."""
+        """A copy of the present values, float32, on the CPU."""
         pairs = {
             name: LoRAPair(
-                A=layer.lora_A[_NAME].weight.detach().clone(),
-                B=layer.lora_B[_NAME].weight.detach().clone(),
+                A=layer.lora_A.detach().to("cpu", copy=True),
+                B=layer.lora_B.detach().to("cpu", copy=True),
             )
             for name, layer in self._layers.items()
         }
