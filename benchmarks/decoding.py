@@ -1,16 +1,19 @@
 """What was tried to make verified copying faster, each way beside the others on the same sentences.
 
-Drafts of several lengths, one worker or one a thread; and the kernels behind a pass: products by
-their number of tokens in bfloat16 and int8, attention fused or as two products and a softmax.
+Drafts of several lengths; one decoder or two in threads; windows let in by and by or at once. And
+the kernels behind a pass: products by their number of tokens in bfloat16 and int8, attention fused
+or as two products and a softmax.
 """
 
 from __future__ import annotations
 
 import statistics
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
     from fedmedlora.core.example import Prompt
     from fedmedlora.inference.decoder import WindowAnswer
+    from fedmedlora.models.load import BaseModel
+    from fedmedlora.prompts.format import TagFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +104,19 @@ def _drafts(
         title: CopyDecoder(base, tags, batch_size=config.batch_size, limits=limits)
         for title, limits in DRAFTS.items()
     }
-    single = CopyDecoder(base, tags, batch_size=config.batch_size, limits=FEW_TOKENS)
     ways: dict[str, Callable[[], object]] = {
         title: partial(_decode, decoder, prompts) for title, decoder in decoders.items()
     }
-    ways["few tokens, one worker of all threads"] = partial(_decode_alone, single, prompts)
-    decoders["few tokens, one worker of all threads"] = single
+    for title, most in (
+        ("two workers of one thread each", None),
+        ("all windows let in at once", 1 << 30),
+    ):
+        decoders[title] = CopyDecoder(base, tags, batch_size=config.batch_size, limits=FEW_TOKENS)
+        ways[title] = (
+            partial(_let_in, decoders[title], prompts, most)
+            if most
+            else partial(_two_workers, base, tags, config.batch_size, prompts)
+        )
     taken = interleave(ways, config.repetitions)
     rows = []
     for title, seconds in taken.items():
@@ -121,13 +133,26 @@ def _decode(decoder: CopyDecoder, prompts: Sequence[Prompt]) -> list[WindowAnswe
     return decoder.decode(prompts, lambda _: None)
 
 
-def _decode_alone(decoder: CopyDecoder, prompts: Sequence[Prompt]) -> list[WindowAnswer]:
-    usual = copy_decoder._FEW_WINDOWS
-    copy_decoder._FEW_WINDOWS = len(prompts) + 1
-    try:
+def _let_in(decoder: CopyDecoder, prompts: Sequence[Prompt], most: int) -> list[WindowAnswer]:
+    """With as many new tokens in a pass as there are."""
+    with patch.object(copy_decoder, "_MANY_TOKENS", most):
         return _decode(decoder, prompts)
-    finally:
-        copy_decoder._FEW_WINDOWS = usual
+
+
+def _two_workers(base: BaseModel, tags: TagFormat, rows: int, prompts: Sequence[Prompt]) -> None:
+    """Every second window by another decoder, side by side in threads of their own."""
+    num_threads = torch.get_num_threads()
+    pair = [
+        CopyDecoder(base, tags, batch_size=max(1, rows // 2), limits=FEW_TOKENS) for _ in range(2)
+    ]
+
+    def work(number: int) -> None:
+        torch.set_num_threads(1)
+        _decode(pair[number], prompts[number::2])
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, range(2)))
+    torch.set_num_threads(num_threads)
 
 
 def _kernels(config: Config, say: Callable[[str], None]) -> list[dict[str, Any]]:

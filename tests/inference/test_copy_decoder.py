@@ -174,9 +174,7 @@ def test_an_attention_that_we_do_not_know_is_refused(
 ) -> None:
     base, tags = tiny("llama"), get_format("compact")
     decoder = CopyDecoder(base, tags)
-    decoder.decode(prompts_of(tags, NOTES[:1]), nothing)
-    decoder._workers[0]._model._instruction = ()
-    layer = decoder._workers[0]._model._backbone.layers[0].self_attn
+    layer = decoder._model._backbone.layers[0].self_attn
     forward = layer.forward
     monkeypatch.setattr(layer, "forward", lambda **given: forward(**given, **{option: 4}))
 

@@ -53,14 +53,16 @@ class _Group:
     """Rows that are attended together, padded to as many queries.
 
     Attributes:
-        rows: Which rows of the cache.
+        rows: Which rows of the cache; None for the first ones in order.
+        num_rows: How many.
         take: For each query, padding included, the token that asks.
         put: The queries that are no padding.
         targets: The tokens that they are.
         bias: What each query may not see, `(rows, 1, heads that share a key * queries, length)`.
     """
 
-    rows: torch.Tensor
+    rows: torch.Tensor | None
+    num_rows: int
     take: torch.Tensor
     put: torch.Tensor
     targets: torch.Tensor
@@ -104,7 +106,7 @@ class PackedModel:
         model = same_weights(base.model)
         model.config._attn_implementation = _NAME
         self._backbone: Any = model.base_model
-        self._output_weight = base.output_weight
+        self._dtype, self._device = base.output_weight.dtype, base.output_weight.device
         config = model.config
         self._num_layers: int = config.num_hidden_layers
         self._num_sharing: int = config.num_attention_heads // config.num_key_value_heads
@@ -126,9 +128,9 @@ class PackedModel:
         self._instruction = ()
         self._cache = _Cache(num_rows=num_rows, length=len(instruction) + length)
         self._prefix_length = len(instruction)
-        ids = torch.tensor([list(instruction)])
+        ids = torch.tensor([list(instruction)], device=self._device)
         with torch.inference_mode():
-            self._run(ids, torch.arange(len(instruction))[None], None)
+            self._run(ids, torch.arange(len(instruction), device=self._device)[None], None)
         if len(self._cache.layers) != self._num_layers:
             raise InferenceError(
                 f"{self._name}: the attention of this model cannot be replaced; expected "
@@ -149,19 +151,36 @@ class PackedModel:
         positions = torch.arange(len(owners)) - firsts[owners] + starts[owners]
         rows = torch.tensor([feed.row for feed in feeds])
         alike = [(low < counts) & (counts <= high) for low, high in pairwise(_WIDTHS)]
-        dtype = self._output_weight.dtype
         current = _Pass(
-            write_at=rows[owners] * cache.length + positions,
+            write_at=(rows[owners] * cache.length + positions).to(self._device),
             groups=[
-                _group(
-                    rows[some], firsts[some], starts[some], counts[some], dtype, self._num_sharing
-                )
+                self._group(rows[some], firsts[some], starts[some], counts[some])
                 for some in alike
                 if bool(some.any())
             ],
         )
         ids = torch.tensor([[token for feed in feeds for token in feed.tokens]])
-        return self._run(ids, positions[None], current)
+        return self._run(ids.to(self._device), positions[None].to(self._device), current)
+
+    def _group(
+        self, rows: torch.Tensor, firsts: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor
+    ) -> _Group:
+        width, length = int(counts.max()), int((starts + counts).max())
+        # Padding repeats the last token.
+        step = torch.arange(width)[None].minimum(counts[:, None] - 1)
+        hidden = torch.arange(length) > (starts[:, None] + step)[..., None]
+        bias = torch.zeros(hidden.shape, dtype=self._dtype).masked_fill_(hidden, -math.inf)
+        take = (firsts[:, None] + step).reshape(-1)
+        put = torch.nonzero((torch.arange(width) < counts[:, None]).reshape(-1)).squeeze(1)
+        in_order = torch.equal(rows, torch.arange(len(rows)))
+        return _Group(
+            rows=None if in_order else rows.to(self._device),
+            num_rows=len(rows),
+            take=take.to(self._device),
+            put=put.to(self._device),
+            targets=take[put].to(self._device),
+            bias=bias[:, None].repeat(1, 1, self._num_sharing, 1).to(self._device),
+        )
 
     def _run(
         self, ids: torch.Tensor, positions: torch.Tensor, current: _Pass | None
@@ -175,23 +194,6 @@ class PackedModel:
         )
         states: torch.Tensor = output.last_hidden_state[0]
         return states
-
-
-def _group(
-    rows: torch.Tensor,
-    firsts: torch.Tensor,
-    starts: torch.Tensor,
-    counts: torch.Tensor,
-    dtype: torch.dtype,
-    num_sharing: int,
-) -> _Group:
-    width, length = int(counts.max()), int((starts + counts).max())
-    step = torch.arange(width)[None].minimum(counts[:, None] - 1)  # padding repeats the last token
-    hidden = torch.arange(length) > (starts[:, None] + step)[..., None]
-    bias = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -math.inf)
-    take = (firsts[:, None] + step).reshape(-1)
-    put = torch.nonzero((torch.arange(width) < counts[:, None]).reshape(-1)).squeeze(1)
-    return _Group(rows, take, put, take[put], bias[:, None].repeat(1, 1, num_sharing, 1))
 
 
 def _grow(cache: _Cache, length: int) -> None:
@@ -236,20 +238,17 @@ def _attention(
     for kept, new in ((layer.key, key), (layer.value, value)):
         kept.view(-1, *kept.shape[2:]).index_copy_(0, packed_pass.write_at, new[0].transpose(0, 1))
     asking = query[0].transpose(0, 1)
-    out = torch.empty(asking.shape[0], heads, value.shape[-1], dtype=value.dtype)
+    out = value.new_empty(asking.shape[0], heads, value.shape[-1])
     for group in packed_pass.groups:
-        count, width, length = (
-            len(group.rows),
-            len(group.take) // len(group.rows),
-            group.bias.shape[-1],
-        )
+        count, length = group.num_rows, group.bias.shape[-1]
+        width = len(group.take) // count
         # Heads that share their keys stand side by side as further queries; no key is repeated.
         folded = asking[group.take].view(count, width, heads // sharing, sharing, -1)
         folded = folded.permute(0, 2, 3, 1, 4).reshape(count, heads // sharing, sharing * width, -1)
         found = _attend(
             folded,
-            _rows(layer.key, group.rows, length).transpose(1, 2),
-            _rows(layer.value, group.rows, length).transpose(1, 2),
+            _rows(layer.key, group, length).transpose(1, 2),
+            _rows(layer.value, group, length).transpose(1, 2),
             group.bias,
             scale,
         )
@@ -260,11 +259,11 @@ def _attention(
     return out.unsqueeze(0), None
 
 
-def _rows(kept: torch.Tensor, rows: torch.Tensor, length: int) -> torch.Tensor:
-    """The first places of some rows; without a copy where they are the first rows in order."""
-    if torch.equal(rows, torch.arange(len(rows))):
-        return kept[: len(rows), :length]
-    return kept[:, :length].index_select(0, rows)
+def _rows(kept: torch.Tensor, group: _Group, length: int) -> torch.Tensor:
+    """The first places of the group's rows; without a copy where they are the first rows."""
+    if group.rows is None:
+        return kept[: group.num_rows, :length]
+    return kept[:, :length].index_select(0, group.rows)
 
 
 def _room(states: torch.Tensor, cache: _Cache) -> torch.Tensor:

@@ -111,7 +111,7 @@ def _decide(rows: Sequence[_Row], engine: _Engine, output_weight: torch.Tensor) 
         padded = torch.tensor([table + [table[0]] * (width - len(table)) for table in tables])
         hidden = engine.hidden[[index for index, _ in asking]].float()
         # (rows, width): only the logits that are compared, not the whole vocabulary
-        wanted = output_weight[padded].float()
+        wanted = output_weight[padded.to(output_weight.device)].float()
         logits = torch.einsum("rwh,rh->rw", wanted, hidden).tolist()
         for (_, row), table, values in zip(asking, tables, logits, strict=True):
             token = row.path.pick(values[: len(table)])
@@ -125,6 +125,7 @@ class _Engine:
         from transformers import DynamicCache
 
         self._backbone: Any = base.backbone
+        self._device = base.output_weight.device
         self._cache = DynamicCache(config=base.model.config)
         length = max(len(prompt) for prompt in prompts)
         ids = torch.full((len(prompts), length), base.tokenizer.end_id)
@@ -145,16 +146,16 @@ class _Engine:
     def keep(self, rows: Sequence[int]) -> None:
         """Forget all other rows."""
         index = torch.tensor(rows)
-        self._cache.batch_select_indices(index)
+        self._cache.batch_select_indices(index.to(self._device))
         self._mask = self._mask[index]
-        self.hidden = self.hidden[index]
+        self.hidden = self.hidden[index.to(self._device)]
 
     def _run(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """The hidden state of each row's last token, `(rows, hidden)`."""
         output = self._backbone(
-            input_ids=ids,
-            attention_mask=self._mask,
-            position_ids=positions,
+            input_ids=ids.to(self._device),
+            attention_mask=self._mask.to(self._device),
+            position_ids=positions.to(self._device),
             past_key_values=self._cache,
             use_cache=True,
         )
