@@ -60,7 +60,7 @@ def _section(record: dict[str, Any]) -> str:
     for table in record["results"].get("tables", []):
         parts.append(f"### {table['title']} ({name})\n")
         parts.append(_markdown(table["columns"], table["rows"]))
-        if table["note"]:
+        if table.get("note"):
             parts.append(f"{table['note']}\n")
     return "\n".join(parts)
 
