@@ -1,7 +1,8 @@
-"""The number type: bfloat16 only where it is clearly faster."""
+"""The number type and the kernel: the less exact or less usual one only where clearly faster."""
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -12,22 +13,54 @@ from fedmedlora.models.dtype import choose_dtype
 
 
 @pytest.mark.parametrize(
-    ("float32_seconds", "bfloat16_seconds", "name"),
-    [(3.0, 1.0, "bfloat16"), (1.1, 1.0, "float32"), (1.0, 1.0, "float32"), (1.0, 3.0, "float32")],
+    ("float32", "onednn", "bfloat16", "name", "kernel"),
+    [
+        (3.0, 3.0, 1.0, "bfloat16", "torch"),
+        (3.0, 1.1, 1.0, "float32", "onednn"),  # bfloat16 must beat the best float32
+        (4.0, 2.0, 1.0, "bfloat16", "onednn"),
+        (1.1, 1.1, 1.0, "float32", "torch"),
+        (1.1, 1.0, 1.1, "float32", "torch"),
+        (1.0, 3.0, 3.0, "float32", "torch"),
+        (3.0, None, 1.0, "bfloat16", "torch"),
+        (1.0, None, 3.0, "float32", "torch"),
+    ],
 )
-def test_bfloat16_must_be_clearly_faster_to_be_chosen(
-    monkeypatch: pytest.MonkeyPatch, float32_seconds: float, bfloat16_seconds: float, name: str
+def test_what_is_chosen_must_be_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch,
+    float32: float,
+    onednn: float | None,
+    bfloat16: float,
+    name: str,
+    kernel: str,
 ) -> None:
-    taken = {torch.float32: float32_seconds, torch.bfloat16: bfloat16_seconds}
-    monkeypatch.setattr(choosing, "_seconds", taken.__getitem__)
+    taken = {
+        (torch.float32, "torch"): float32,
+        (torch.float32, "onednn"): onednn,
+        (torch.bfloat16, "torch"): bfloat16,
+    }
+    monkeypatch.setattr(choosing, "_seconds", lambda *key: taken[key])
+    monkeypatch.setattr(choosing, "onednn_available", lambda: onednn is not None)
 
     choice = choose_dtype()
-    assert choice.name == name
-    assert choice.reason.startswith(f"{name}: ")
+    assert (choice.name, choice.kernel) == (name, kernel)
+    assert choice.reason.startswith(f"{name}: bfloat16 products run {float32 / bfloat16:.1f} times")
+    assert ("oneDNN" in choice.reason) == (onednn is not None)
 
 
-def test_measuring_takes_a_moment() -> None:
+def test_measuring_takes_a_moment_and_can_be_recorded() -> None:
     started = time.perf_counter()
     choice = choose_dtype()
+    recorded = json.loads(json.dumps(choice.to_json()))
 
-    assert 0 < choice.float32_seconds + choice.bfloat16_seconds < time.perf_counter() - started < 10
+    assert recorded["float32_seconds"] > 0
+    assert recorded["bfloat16_seconds"] > 0
+    assert recorded["reason"] == choice.reason
+    assert time.perf_counter() - started < 10
+
+
+def test_on_a_gpu_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for supported, name in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda known=supported: known)
+        choice = choose_dtype("cuda")
+        assert (choice.name, choice.kernel, choice.float32_seconds) == (name, "torch", None)
+        assert choice.reason.startswith(f"{name}: ")

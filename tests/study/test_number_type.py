@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+from fedmedlora.core.errors import ConfigError
 from fedmedlora.core.records import SilentObserver
 from fedmedlora.models.catalog import ALL_LINEAR
+from fedmedlora.models.dtype import DtypeChoice
 from fedmedlora.models.fetch import is_fetched
 from fedmedlora.models.load import BaseModel, load_base
 from fedmedlora.prompts.registry import get_format
@@ -59,14 +60,40 @@ def test_each_error_alone_rules_bfloat16_out(fault: str, value: float) -> None:
 def test_the_faster_type_is_given_up_where_it_is_not_exact(
     tiny_study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fast = SimpleNamespace(name="bfloat16", reason="bfloat16: fast")
-    monkeypatch.setattr(prepare, "choose_dtype", lambda: fast)
-    config: StudyConfig = load_study(tiny_study, ['model.dtype="auto"'])
+    fast = DtypeChoice("bfloat16", "onednn", 3.0, 2.0, 1.0)
+    monkeypatch.setattr(prepare, "choose_dtype", lambda _: fast)
+    config: StudyConfig = load_study(tiny_study, ['model.dtype="auto"', 'model.kernel="auto"'])
     assert prepare.resolve(config, SilentObserver()).model.dtype == "bfloat16"
 
     wrong = RoundingError(0.3, 0.01, 0.001)
     monkeypatch.setattr(prepare, "rounding_error", lambda *_, **__: wrong)
-    assert prepare.resolve(config, SilentObserver()).model.dtype == "float32"
+    resolved, measured = prepare.resolve_here(config, SilentObserver())
+
+    assert (resolved.model.dtype, resolved.model.kernel) == ("float32", "onednn")
+    assert measured["number_type"]["reason"] == fast.reason
+    assert measured["rounding"] == {
+        "loss": 0.3, "gradient": 0.01, "merged_loss": 0.001, "reason": wrong.reason
+    }  # fmt: skip
+    assert prepare.resolve_here(resolved, SilentObserver()) == (resolved, {})
+
+
+def test_what_the_study_sets_is_not_measured(
+    tiny_study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = DtypeChoice("bfloat16", "onednn", 3.0, 2.0, 1.0)
+    monkeypatch.setattr(prepare, "choose_dtype", lambda _: fast)
+    config = load_study(tiny_study, ['model.dtype="float32"', 'model.kernel="auto"'])
+
+    model = prepare.resolve(config, SilentObserver()).model
+    assert (model.dtype, model.kernel) == ("float32", "onednn")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_study_that_asks_for_a_gpu_is_refused_where_there_is_none(tiny_study: Path) -> None:
+    config = load_study(tiny_study, ['model.device="cuda"'])
+
+    with pytest.raises(ConfigError, match=r"model\.device: this machine has no GPU.*or \"auto\""):
+        prepare.resolve(config, SilentObserver())
 
 
 @pytest.mark.base_model

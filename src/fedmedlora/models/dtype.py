@@ -1,51 +1,82 @@
-"""Which number type is fastest here, by measurement."""
+"""Which number type and which kernel is fastest here, by measurement."""
 
 from __future__ import annotations
 
-import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-# Below this gain the exact type wins.
+from fedmedlora.models.kernels import linear, onednn_available
+
+if TYPE_CHECKING:
+    from fedmedlora.models.kernels import Kernel
+
+# Below this gain the exact type, or torch's own kernel, wins.
 WORTHWHILE = 1.2
+# Tokens, d_in and d_out of the products that are timed: those of a training step.
+_SIZE = (512, 576, 1536)
 
 
 @dataclass(frozen=True, slots=True)
 class DtypeChoice:
-    """The chosen type, and the seconds of one training-sized product in both."""
+    """The chosen number type and kernel, and what was measured.
+
+    Seconds are those of one training-sized product and its input gradient. None where there is
+    nothing to measure: oneDNN is not there, or the model runs on a GPU.
+    """
 
     name: str
-    float32_seconds: float
-    bfloat16_seconds: float
+    kernel: Kernel
+    float32_seconds: float | None = None
+    onednn_seconds: float | None = None
+    bfloat16_seconds: float | None = None
 
     @property
     def reason(self) -> str:
         """One line for people."""
+        if self.float32_seconds is None or self.bfloat16_seconds is None:
+            return f"{self.name}: what this GPU is made for"
         ratio = self.float32_seconds / self.bfloat16_seconds
-        return f"{self.name}: bfloat16 products run {ratio:.1f} times as fast as float32 here"
+        text = f"{self.name}: bfloat16 products run {ratio:.1f} times as fast as float32 here"
+        if self.onednn_seconds is not None:
+            ratio = self.float32_seconds / self.onednn_seconds
+            text += f", float32 ones by oneDNN {ratio:.1f} times"
+        return text
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `environment.json`."""
+        return asdict(self) | {"reason": self.reason}
 
 
-def choose_dtype() -> DtypeChoice:
-    """bfloat16 where the processor multiplies it clearly faster than float32, else float32.
+def choose_dtype(device: torch.device | str = "cpu") -> DtypeChoice:
+    """bfloat16 where it is clearly faster than the best float32, and the kernel for float32.
 
     Adapters, optimiser and losses are float32 either way; only the frozen base model and the
     activations change. Processors without bfloat16 instructions emulate it, slower than float32.
     """
-    exact, half = _seconds(torch.float32), _seconds(torch.bfloat16)
-    name = "bfloat16" if exact > WORTHWHILE * half else "float32"
-    return DtypeChoice(name, exact, half)
+    if torch.device(device).type == "cuda":
+        return DtypeChoice("bfloat16" if torch.cuda.is_bf16_supported() else "float32", "torch")
+    exact, half = _seconds(torch.float32, "torch"), _seconds(torch.bfloat16, "torch")
+    onednn = _seconds(torch.float32, "onednn") if onednn_available() else None
+    faster = onednn is not None and exact > WORTHWHILE * onednn
+    best = onednn if faster and onednn is not None else exact
+    name = "bfloat16" if best > WORTHWHILE * half else "float32"
+    return DtypeChoice(name, "onednn" if faster else "torch", exact, onednn, half)
 
 
-def _seconds(dtype: torch.dtype) -> float:
-    """The median time of a product of the size that training makes."""
-    rows = torch.ones(1024, 576, dtype=dtype)
-    weight = torch.ones(1536, 576, dtype=dtype)
+def _seconds(dtype: torch.dtype, kernel: Kernel) -> float:
+    """The shortest of a few times: what else the machine does only adds to them."""
+    num_tokens, d_in, d_out = _SIZE
+    x = torch.ones(num_tokens, d_in, dtype=dtype)
+    dy = torch.ones(num_tokens, d_out, dtype=dtype)
+    weight = torch.ones(d_out, d_in, dtype=dtype)
     taken = []
     with torch.inference_mode():
         for _ in range(7):
             started = time.perf_counter()
-            torch.nn.functional.linear(rows, weight)
+            linear(x, weight, None, kernel)
+            linear(dy, weight.t(), None, kernel)
             taken.append(time.perf_counter() - started)
-    return statistics.median(taken)
+    return min(taken)

@@ -27,6 +27,8 @@ class OneDnnLinear(torch.nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """As `nn.Linear`; gradients flow to the input alone."""
+        if not input.requires_grad:
+            return linear(input, self.weight, self.bias, "onednn")
         apply: Any = _FrozenProduct.apply
         found: torch.Tensor = apply(input, self.weight, self.bias)
         return found

@@ -15,12 +15,17 @@ import torch
 from fedmedlora.core.errors import MissingExtraError, ModelError
 from fedmedlora.models.catalog import PRESETS
 from fedmedlora.models.fetch import RECEIPT, fetch, verify
+from fedmedlora.models.kernels import use_kernel
+from fedmedlora.models.quantised import quantise
 from fedmedlora.models.tokens import PieceTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import nn
+
+    from fedmedlora.models.kernels import Kernel
+    from fedmedlora.models.quantised import Quantisation
 
 # Read by the hub's client at import; nothing here may report usage.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -52,6 +57,11 @@ class BaseModel:
         weight: torch.Tensor = self.model.get_output_embeddings().weight
         return weight
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.output_weight.device
+
 
 def is_path(name: str) -> bool:
     """Whether a base model's name can only be a place on this machine, never a hub id."""
@@ -63,6 +73,9 @@ def load_base(
     *,
     revision: str = "",
     dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    kernel: Kernel = "torch",
+    quantisation: Quantisation = "none",
     say: Callable[[str], None] = lambda _: None,
 ) -> BaseModel:
     """A base model, frozen and in evaluation mode.
@@ -75,6 +88,10 @@ def load_base(
         name: A catalog name, a folder, a `.gguf` file or a hub id.
         revision: The hub's revision; ignored for local files.
         dtype: Of the weights and activations.
+        device: Where the weights are put once they have been read.
+        kernel: Of products with float32 weights on a CPU.
+        quantisation: `4bit` holds all linear layers but the output layer in NF4; the fingerprint
+            stays that of the exact weights.
         say: Told if the model must be downloaded first.
 
     Raises:
@@ -105,6 +122,10 @@ def load_base(
     model.requires_grad_(False)
     model.eval()
     fingerprint = _fingerprint(model)
+    if quantisation == "4bit":
+        quantise(model, device)
+    model = model.to(device)
+    use_kernel(model, kernel)
     if is_path(name) or not isinstance(PRESETS[name].source if name in PRESETS else name, str):
         revision = f"sha256-{fingerprint[:16]}"
     shown = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.resolve().name) if is_path(name) else name

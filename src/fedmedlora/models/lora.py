@@ -157,6 +157,8 @@ def merged(base: BaseModel, adapter: AdapterState | None) -> BaseModel:
 
     The sum runs in float32 and is cast to the base model's dtype; the base model is not changed,
     and weights without an adapter are shared with it.
+    A weight that is held in 4 bits has no room for the sum: it stays, and the adapter is computed
+    beside it. For dense weights merge into `dequantised(base)`.
     Without an adapter the base model itself is returned.
 
     Raises:
@@ -166,17 +168,27 @@ def merged(base: BaseModel, adapter: AdapterState | None) -> BaseModel:
         return base
     model = same_weights(base.model)
     modules = dict(model.named_modules())
+    beside = []
     with torch.no_grad():
         for name, pair in adapter.pairs.items():
             module = modules.get(name)
             if not isinstance(module, torch.nn.Linear):
                 raise AdapterMismatchError(f"{base.name}: there is no linear module {name}.")
-            delta = adapter.spec.scaling * (pair.B.float() @ pair.A.float())
-            if delta.shape != module.weight.shape:
+            expected = module.out_features, module.in_features
+            if (pair.B.shape[0], pair.A.shape[1]) != expected:
                 raise AdapterMismatchError(
-                    f"adapter module {name}: expected shape {tuple(module.weight.shape)}, "
-                    f"got {tuple(delta.shape)}."
+                    f"adapter module {name}: expected shape {expected}, "
+                    f"got {(pair.B.shape[0], pair.A.shape[1])}."
                 )
-            weight = (module.weight.float() + delta).to(module.weight.dtype)
-            module.weight = torch.nn.Parameter(weight, requires_grad=False)
+            if "weight" not in module._parameters:
+                beside.append(name)
+                continue
+            A, B = (factor.to(module.weight.device).float() for factor in (pair.A, pair.B))
+            weight = module.weight.float() + adapter.spec.scaling * (B @ A)
+            module.weight = torch.nn.Parameter(weight.to(module.weight.dtype), requires_grad=False)
+        attach(model, beside, rank=adapter.spec.rank, scaling=adapter.spec.scaling)
+        for name in beside:
+            layer = model.get_submodule(name).requires_grad_(False)
+            layer.lora_A.copy_(adapter.pairs[name].A)
+            layer.lora_B.copy_(adapter.pairs[name].B)
     return replace(base, model=model)

@@ -33,7 +33,7 @@ class LoRALinear(torch.nn.Module):
 
     def __init__(self, base: torch.nn.Linear, rank: int, scaling: float) -> None:
         super().__init__()
-        device = next(base.buffers(), base.weight).device
+        device = base.weight.device
         self.base = base
         self.scaling = scaling
         self.lora_A = torch.nn.Parameter(torch.zeros(rank, base.in_features, device=device))

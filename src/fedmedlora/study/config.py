@@ -40,6 +40,15 @@ class ModelConfig(Config):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the frozen base model. `auto` measures; the run records what was chosen."""
 
+    kernel: Literal["auto", "torch", "onednn"] = "auto"
+    """What multiplies float32 weights on a CPU. `auto` measures."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs; `auto`: on a GPU if there is one."""
+
+    quantisation: Literal["none", "4bit"] = "none"
+    """`4bit` holds the frozen base model in NF4, a quarter of bfloat16, and trains more slowly."""
+
     threads: PositiveInt | None = None
     """Threads of the tensor library; none: all cores. The run records and keeps the number."""
 
@@ -75,6 +84,13 @@ class TrainingConfig(Config):
     batch_tokens: PositiveInt = 512
     """Tokens of an optimiser step. The instruction, which examples share, does not count: a step
     learns from as many examples whatever the prompt's format. Small steps suit small budgets."""
+
+    micro_batch_tokens: PositiveInt | None = None
+    """Tokens that one pass reads, instructions and padding included; a step of more takes several
+    passes and is the same step, in less memory. None: one pass."""
+
+    recompute_layers: bool = False
+    """Keep no activations within layers but compute them again: far less memory, a third slower."""
 
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
 

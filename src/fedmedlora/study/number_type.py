@@ -115,7 +115,7 @@ def _batch(base: BaseModel, tags: TagFormat) -> Batch:
         for number, example in enumerate(examples, start=1)
         if sum(len(e.token_ids) for e in examples[:number]) <= _MAX_TOKENS
     ]
-    return collate(chosen or examples[:1], base.tokenizer.end_id)
+    return collate(chosen or examples[:1], base.tokenizer.end_id, device=base.device)
 
 
 def _measure(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,7 +16,7 @@ from fedmedlora.models.lora import LoRAModel, initial_adapter
 from fedmedlora.prompts.registry import get_format
 from fedmedlora.study.conditions import POOL
 from fedmedlora.study.data import StudyNotes, load_notes, pooled, site_examples
-from fedmedlora.study.number_type import rounding_error
+from fedmedlora.study.number_type import RoundingError, rounding_error
 from fedmedlora.study.server_notes import ServerNotes
 from fedmedlora.training.local import LocalSettings
 
@@ -52,43 +52,80 @@ class Prepared:
 def resolve(config: StudyConfig, observer: Observer) -> StudyConfig:
     """The configuration with everything that depends on this machine filled in.
 
-    Number type and threads decide the last bits of a result; a resumed run must keep them.
+    Number type, kernel, device and threads decide the last bits of a result; a resumed run must
+    keep them.
+
+    Raises:
+        ConfigError: The machine has no GPU, but the study asks for one.
     """
+    return resolve_here(config, observer)[0]
+
+
+def resolve_here(config: StudyConfig, observer: Observer) -> tuple[StudyConfig, dict[str, Any]]:
+    """As `resolve`, and what was measured for it: plain values for `environment.json`.
+
+    Raises:
+        ConfigError: The machine has no GPU, but the study asks for one.
+    """
+    filled: dict[str, Any] = {}
     model = config.model
     if Path(model.base).expanduser().exists() and model.base not in PRESETS:
         # As the corpora: a run can be resumed from any working directory.
-        model = model.model_copy(update={"base": str(Path(model.base).expanduser().resolve())})
-    if model.threads is None:
-        model = model.model_copy(update={"threads": torch.get_num_threads()})
+        filled["base"] = str(Path(model.base).expanduser().resolve())
+    threads = filled["threads"] = model.threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
+    device = filled["device"] = _device(model.device)
     lora = config.lora
     if lora.target_modules is None:
         known = PRESETS.get(model.base)
         targets = known.target_modules if known else ALL_LINEAR
         lora = lora.model_copy(update={"target_modules": targets})
-    config = config.model_copy(update={"model": model, "lora": lora})
-    if model.dtype == "auto":
-        dtype = _number_type(config, observer)
-        config = config.model_copy(update={"model": model.model_copy(update={"dtype": dtype})})
-    return config
+    config = config.model_copy(update={"model": model.model_copy(update=filled), "lora": lora})
+    measured: dict[str, Any] = {}
+    if model.dtype == "auto" or model.kernel == "auto":
+        choice = choose_dtype(device)
+        measured["number_type"] = choice.to_json()
+        if model.kernel == "auto":
+            filled["kernel"] = choice.kernel
+        if model.dtype == "auto":
+            observer.message(f"number type {choice.reason}")
+            filled["dtype"] = choice.name
+            if choice.name != "float32":
+                error = _rounding_error(config, device, observer)
+                observer.message(f"number type {error.name}: {error.reason}")
+                measured["rounding"] = asdict(error) | {"reason": error.reason}
+                filled["dtype"] = error.name
+        config = config.model_copy(update={"model": config.model.model_copy(update=filled)})
+    return config, measured
 
 
-def _number_type(config: StudyConfig, observer: Observer) -> str:
-    """bfloat16 if it is clearly faster here and exact enough for this base model."""
-    choice = choose_dtype()
-    observer.message(f"number type {choice.reason}")
-    if choice.name == "float32":
-        return choice.name
-    error = rounding_error(
+def _device(wanted: str) -> str:
+    """`cpu` or `cuda`."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "model.device: this machine has no GPU that torch can use; expected one for "
+            'device = "cuda". Set model.device = "cpu" or "auto".'
+        )
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted
+
+
+def _rounding_error(config: StudyConfig, device: str, observer: Observer) -> RoundingError:
+    return rounding_error(
         lambda dtype: load_base(
-            config.model.base, revision=config.model.revision, dtype=dtype, say=observer.message
+            config.model.base,
+            revision=config.model.revision,
+            dtype=dtype,
+            device=device,
+            quantisation=config.model.quantisation,
+            say=observer.message,
         ),
         get_format(config.prompt.format),
         rank=config.lora.rank,
         alpha=config.lora.alpha,
         target_modules=config.lora.target_modules or ALL_LINEAR,
     )
-    observer.message(f"number type {error.name}: {error.reason}")
-    return error.name
 
 
 def prepare(config: StudyConfig, observer: Observer) -> Prepared:
@@ -102,9 +139,14 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
     torch.set_num_threads(config.model.threads or torch.get_num_threads())
     notes = load_notes(config)
     observer.message(f"loading the base model {config.model.base}")
-    dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
     base = load_base(
-        config.model.base, revision=config.model.revision, dtype=dtype, say=observer.message
+        config.model.base,
+        revision=config.model.revision,
+        dtype=torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32,
+        device=_device(config.model.device),
+        kernel="onednn" if config.model.kernel == "onednn" else "torch",
+        quantisation=config.model.quantisation,
+        say=observer.message,
     )
     tags = get_format(config.prompt.format)
     initial = initial_adapter(
@@ -135,6 +177,8 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
             epochs=training.epochs,
             batch_tokens=training.batch_tokens,
             warmup_fraction=training.warmup_fraction,
+            micro_batch_tokens=training.micro_batch_tokens,
+            recompute_layers=training.recompute_layers,
         ),
         server_notes=(
             ServerNotes(config, config.server_notes, notes.sites, model, tags)

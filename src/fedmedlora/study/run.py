@@ -24,7 +24,7 @@ from fedmedlora.runs.store import RunStore
 from fedmedlora.study.compare import Cell, score_cell, scores_json
 from fedmedlora.study.conditions import Arm, arms_of, tested_on
 from fedmedlora.study.plan import Meter, TimeLeft
-from fedmedlora.study.prepare import Prepared, prepare, resolve
+from fedmedlora.study.prepare import Prepared, prepare, resolve_here
 from fedmedlora.study.reuse import ReusingSite
 from fedmedlora.study.study_file import parse_study
 from fedmedlora.training.site import LocalSite
@@ -62,9 +62,9 @@ def start_study(
         ConfigError: The study has faults.
         FedMedLoRAError: Something else went wrong; what was finished is kept and can be resumed.
     """
-    config = resolve(config, observer)
+    config, measured = resolve_here(config, observer)
     prepared = prepare(config, observer)
-    store = RunStore.create(out, config.model_dump(mode="json"), config.name)
+    store = RunStore.create(out, config.model_dump(mode="json"), config.name, environment=measured)
     started(store.path)
     with store.lock():
         store.write_json(INPUTS, _inputs(prepared))

@@ -25,6 +25,8 @@ artificial = true
 [model]
 base = "{model}"
 dtype = "float32"
+kernel = "torch"
+device = "cpu"
 threads = 1
 
 [lora]
