@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmedlora.core.document import Document, Span
-from fedmedlora.core.errors import InferenceError
+from fedmedlora.core.errors import ConfigError, InferenceError
 from fedmedlora.core.example import Prompt
 from fedmedlora.core.records import SilentObserver
 from fedmedlora.core.schema import TaskSchema
@@ -180,6 +180,25 @@ def test_an_attention_that_we_do_not_know_is_refused(
 
     with pytest.raises(InferenceError, match=f"{option} is not supported.*step decoder"):
         decoder.decode(prompts_of(tags, NOTES[:1]), nothing)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"layer_types": ["sliding_attention"]}, {"attention_chunk_size": 8}]
+)
+def test_a_model_whose_layers_do_not_see_the_whole_text_is_refused(
+    tiny: BaseOf, setting: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny("llama")
+    for name, value in setting.items():
+        monkeypatch.setattr(base.model.config, name, value, raising=False)
+
+    with pytest.raises(InferenceError, match=r"do not see the whole text.*step decoder"):
+        CopyDecoder(base, get_format("compact"))
+
+
+def test_there_must_be_rows(tiny: BaseOf) -> None:
+    with pytest.raises(ConfigError, match="at least 1, got 0"):
+        CopyDecoder(tiny("llama"), get_format("compact"), batch_size=0)
 
 
 def hostile_texts(num_notes: int) -> list[str]:

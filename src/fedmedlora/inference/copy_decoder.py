@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fedmedlora.core.errors import ConfigError
 from fedmedlora.inference.cursor import CopyCursor
 from fedmedlora.inference.decoder import WindowAnswer, longest_first
 from fedmedlora.inference.drafts import (
@@ -65,7 +66,8 @@ class CopyDecoder:
         limits: How far drafts go; by default further where a window is alone.
 
     Raises:
-        ConfigError: The format has no tags.
+        ConfigError: The format has no tags, or there are no rows.
+        InferenceError: The model is of a kind that cannot read packed rows.
 
     Attributes:
         num_passes: Passes of the network so far.
@@ -81,6 +83,10 @@ class CopyDecoder:
         limits: DraftLimits | None = None,
     ) -> None:
         self._tags, self._tokenizer = require_tags(tags), base.tokenizer
+        if batch_size < 1:
+            raise ConfigError(
+                f"copy decoder: expected a batch_size of at least 1, got {batch_size}."
+            )
         self._batch_size = batch_size
         self._limits = limits
         self._model = PackedModel(base)

@@ -96,7 +96,8 @@ class PackedModel:
     """A base model with a cache of `num_rows` rows behind a shared instruction.
 
     Raises:
-        InferenceError: The model's attention cannot be replaced (`start` finds out).
+        InferenceError: The model has layers that do not see the whole text, or its attention cannot
+            be replaced (`start` finds out).
     """
 
     def __init__(self, base: BaseModel) -> None:
@@ -109,7 +110,14 @@ class PackedModel:
         self._dtype, self._device = base.output_weight.dtype, base.output_weight.device
         config = model.config
         self._num_layers: int = config.num_hidden_layers
-        self._num_sharing: int = config.num_attention_heads // config.num_key_value_heads
+        num_key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        self._num_sharing: int = config.num_attention_heads // num_key_heads
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"} or getattr(config, "attention_chunk_size", None):
+            raise InferenceError(
+                f"{base.name}: has layers that do not see the whole text; packed extraction does "
+                "not support them. Use the step decoder."
+            )
         self._name = base.name
         self._cache = _Cache()
         self._instruction: tuple[int, ...] = ()
@@ -130,7 +138,13 @@ class PackedModel:
         self._prefix_length = len(instruction)
         ids = torch.tensor([list(instruction)], device=self._device)
         with torch.inference_mode():
-            self._run(ids, torch.arange(len(instruction), device=self._device)[None], None)
+            try:
+                self._run(ids, torch.arange(len(instruction), device=self._device)[None], None)
+            except TypeError as error:  # it does not hand our arguments on to its attention
+                raise InferenceError(
+                    f"{self._name}: the attention of this model cannot be replaced. "
+                    "Use the step decoder."
+                ) from error
         if len(self._cache.layers) != self._num_layers:
             raise InferenceError(
                 f"{self._name}: the attention of this model cannot be replaced; expected "
@@ -145,7 +159,10 @@ class PackedModel:
         counts = torch.tensor([len(feed.tokens) for feed in feeds])
         needed = int((starts + counts).max())
         if needed > cache.length:
+            # Until all layers have grown, nobody may take this cache for a whole one.
+            instruction, self._instruction = self._instruction, ()
             _grow(cache, max(needed, 2 * cache.length))
+            self._instruction = instruction
         firsts = counts.cumsum(0) - counts
         owners = torch.arange(len(feeds)).repeat_interleave(counts)
         positions = torch.arange(len(owners)) - firsts[owners] + starts[owners]
