@@ -165,7 +165,7 @@ def test_a_site_that_fails_sends_a_code_and_names_the_place_only(
 @pytest.mark.parametrize(
     "place",
     [
-        "fedmedlora.inference.step_decoder.decode_batch",
+        "fedmedlora.inference.copy_decoder.draft",
         "fedmedlora.study.run.score_cell",
         "fedmedlora.study.prepare.site_examples",
         "fedmedlora.study.run.document_line",

@@ -231,7 +231,7 @@ def test_resuming_a_finished_run_changes_no_result_and_trains_nothing(
         raise AssertionError("work was done again")
 
     monkeypatch.setattr("fedmedlora.training.site.train_locally", refuse)
-    monkeypatch.setattr("fedmedlora.inference.step_decoder.decode_batch", refuse)
+    monkeypatch.setattr("fedmedlora.inference.copy_decoder.draft", refuse)
 
     resumed = call("study", "resume", copy)
 
