@@ -12,6 +12,17 @@ Task = Literal["entities", "relations"]
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a prompt or an answer that is tokenised on its own.
+
+    Text of the source (`tag` is False) or one of the format's tags (`tag` is True).
+    """
+
+    text: str
+    tag: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """What the model reads for one window of one document.
 
@@ -27,20 +38,36 @@ class Prompt:
     cue: str
 
     @property
+    def passage(self) -> tuple[Segment, ...]:
+        """What stands between instruction and cue."""
+        return (Segment(self.source, tag=False),)
+
+    @property
     def text(self) -> str:
         """The prompt as one string."""
-        return self.instruction + self.source + self.cue
+        return self.instruction + "".join(part.text for part in self.passage) + self.cue
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """A stretch of a completion that is tokenised on its own.
+class RelationPrompt(Prompt):
+    """What the model reads to mark the modifiers of a window's entities.
 
-    A piece of the source (`tag` is False) or one of the format's tags (`tag` is True).
+    Attributes:
+        marked: The source with its entities marked and numbered; the source is copied in the answer
+            without these marks.
+        given: The entities by number, from 1 on; they lie in the document, maybe beyond the window.
+        linked: Whether the answer says which entities a modifier belongs to. It does not where a
+            corpus annotated no relations.
     """
 
-    text: str
-    tag: bool
+    marked: tuple[Segment, ...]
+    given: tuple[Entity, ...]
+    linked: bool
+
+    @property
+    def passage(self) -> tuple[Segment, ...]:
+        """What stands between instruction and cue."""
+        return self.marked
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +75,8 @@ class Example:
     """A prompt with the answer that the annotators' work implies.
 
     `completion` is the answer as segments, so that training sees the same tokens that constrained
-    decoding chooses between. `num_lost` counts entities of the window that the format cannot hold.
+    decoding chooses between. `num_entities` counts what the answer marks (modifiers, in the
+    relation task), `num_lost` what the format cannot hold of the window.
     """
 
     prompt: Prompt
@@ -67,7 +95,8 @@ class Example:
 class ParseProblem:
     """Something in an answer that could not be read or placed; `offset` counts from its start.
 
-    Codes: `unclosed`, `unopened`, `unknown-label`, `empty`, `nested`, `not-in-source`, `truncated`.
+    Codes: `unclosed`, `unopened`, `unknown-label`, `unknown-number`, `empty`, `nested`,
+    `not-in-source`, `truncated`.
     """
 
     code: str

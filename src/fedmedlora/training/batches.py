@@ -107,8 +107,12 @@ def encode_parts(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Token ids of a prompt in two parts: what many prompts share, and what is its own."""
     rest: list[int] = []
-    for piece in cut(prompt.source):
-        rest += tokenizer.encode(prompt.source[piece.start : piece.end])
+    for part in prompt.passage:
+        if part.tag:
+            rest += tokenizer.encode(part.text)
+            continue
+        for piece in cut(part.text):
+            rest += tokenizer.encode(part.text[piece.start : piece.end])
     instruction = (*tokenizer.begin_ids, *tokenizer.encode(prompt.instruction))
     return instruction, (*rest, *tokenizer.encode(prompt.cue))
 
