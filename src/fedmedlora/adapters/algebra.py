@@ -1,4 +1,4 @@
-"""Arithmetic on adapters that needs no model."""
+"""Arithmetic on adapters that needs no model. Sums run in float64; nothing is changed in place."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+
+from fedmedlora.adapters.stacks import inner_products, stack
+from fedmedlora.core.errors import AdapterMismatchError
 
 if TYPE_CHECKING:
     from fedmedlora.adapters.state import AdapterState
@@ -21,3 +24,73 @@ def change_norm(before: AdapterState, after: AdapterState) -> float:
         if new.numel() and old.numel():
             total += float((new.to(torch.float64) - old.to(torch.float64)).square().sum())
     return math.sqrt(total)
+
+
+def product_norm(adapter: AdapterState) -> float:
+    """Frobenius norm of `scaling * B @ A` over all modules.
+
+    Raises:
+        AdapterMismatchError: The adapter lacks a factor.
+    """
+    check_products(adapter, adapter, "norm of an adapter")
+    squares = (float(inner_products(*stack([pair])).sum()) for pair in adapter.pairs.values())
+    return adapter.spec.scaling * math.sqrt(max(0.0, math.fsum(squares)))
+
+
+def product_distance(a: AdapterState, b: AdapterState) -> float:
+    """Frobenius norm of the difference of what two adapters compute; ranks and scales may differ.
+
+    Formed of the factors' differences, so it is exact also for adapters that are nearly equal.
+
+    Raises:
+        AdapterMismatchError: Base model, modules or shapes differ, or a factor is missing.
+    """
+    check_products(a, b, "distance of two adapters")
+    rank = max(a.spec.rank, b.spec.rank)
+    squares = []
+    for module in a.pairs:
+        left_a, right_a = _scaled_and_padded(a, module, rank)
+        left_b, right_b = _scaled_and_padded(b, module, rank)
+        left = torch.cat([left_a - left_b, left_b], dim=1)
+        right = torch.cat([right_a, right_a - right_b], dim=0)
+        squares.append(float(inner_products(left, right).sum()))
+    return math.sqrt(max(0.0, math.fsum(squares)))
+
+
+def check_products(expected: AdapterState, other: AdapterState, where: str) -> None:
+    """Nothing, if the products may be added: ranks, scales and dtypes may differ, the rest not.
+
+    Raises:
+        AdapterMismatchError: Base model, modules or shapes differ, or a factor is missing.
+    """
+    for name in ("base_model", "revision"):
+        wanted, got = getattr(expected.spec, name), getattr(other.spec, name)
+        if wanted != got:
+            raise AdapterMismatchError(
+                f"{where}: {name} differs; expected {wanted!r}, got {got!r}."
+            )
+    if list(expected.pairs) != list(other.pairs):
+        num_missing = len(expected.pairs.keys() - other.pairs.keys())
+        num_extra = len(other.pairs.keys() - expected.pairs.keys())
+        raise AdapterMismatchError(
+            f"{where}: modules differ; {num_missing} missing, {num_extra} unexpected."
+        )
+    for module, pair in other.pairs.items():
+        shape = (pair.B.shape[0], pair.A.shape[1])
+        if not pair.A.numel() or not pair.B.numel():
+            raise AdapterMismatchError(f"{where}: {module} lacks a factor; fill it in first.")
+        own = expected.pairs[module]
+        if shape != (own.B.shape[0], own.A.shape[1]):
+            raise AdapterMismatchError(
+                f"{where}: {module} has another shape; expected "
+                f"{(own.B.shape[0], own.A.shape[1])}, got {shape}."
+            )
+
+
+def _scaled_and_padded(
+    adapter: AdapterState, module: str, rank: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    left, right = stack([adapter.pairs[module]])
+    missing = rank - adapter.spec.rank
+    left = torch.nn.functional.pad(left * adapter.spec.scaling, (0, missing))
+    return left, torch.nn.functional.pad(right, (0, 0, 0, missing))
