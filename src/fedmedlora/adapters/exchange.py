@@ -46,6 +46,7 @@ class LocalPlan:
         steps: Optimiser steps, instead of `epochs`. Neither: the site's own length.
         tasks: Tasks to train on.
         seed: Seed of this site in this round.
+        num_rounds: R, where the run knows its end; some strategies ask for more in the last round.
         extras: What a strategy declares beyond these: numbers, identifiers, tensors.
 
     Raises:
@@ -61,6 +62,7 @@ class LocalPlan:
     steps: int | None = None
     tasks: tuple[Task, ...] = ("entities",)
     seed: int = 0
+    num_rounds: int | None = None
     extras: Mapping[str, Extra] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -93,6 +95,7 @@ class LocalPlan:
             "steps": self.steps,
             "tasks": list(self.tasks),
             "seed": self.seed,
+            "num_rounds": self.num_rounds,
             "extras": dict(self.extras),
         }
 
@@ -119,6 +122,7 @@ class LocalPlan:
             steps=fields.optional("steps", fields.integer),
             tasks=fields.choices("tasks", TASKS),
             seed=fields.integer("seed"),
+            num_rounds=fields.optional("num_rounds", fields.integer),
             extras=extras,
         )
 

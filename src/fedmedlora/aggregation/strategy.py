@@ -70,6 +70,7 @@ class AggregationContext:
         adapter: The global adapter that the sites started from.
         memory: What the strategy remembered in the round before.
         seed: Seed of this round's aggregation.
+        num_rounds: R, where the run knows its end.
         scorer: The server's validation notes, if it has any.
         call: Asks sites and returns their replies, if the runtime can.
     """
@@ -80,6 +81,7 @@ class AggregationContext:
     seed: int = 0
     scorer: Scorer | None = None
     call: Callable[[Mapping[str, Request]], Iterator[Reply]] | None = None
+    num_rounds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

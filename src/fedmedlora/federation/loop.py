@@ -60,7 +60,7 @@ def run_rounds(
         sites: Names of the sites that take part.
         num_rounds: How many rounds there shall be in all.
         adapter: The adapter before the first round.
-        plan: What all sites do in every round; round and seed are filled in here, the seed from
+        plan: What all sites do in every round; rounds and seed are filled in here, the seed from
             `seed`, site and round only, so that arms that begin alike do the same work.
         seed: Seed of the run.
         scorer: The server's validation notes, if it has any.
@@ -85,7 +85,10 @@ def run_rounds(
         started, traffic = perf_counter(), runtime.traffic.copy()
         plans = {
             site: replace(
-                plan, round_index=round_index, seed=derive_seed(seed, "site", site, round_index)
+                plan,
+                round_index=round_index,
+                num_rounds=num_rounds,
+                seed=derive_seed(seed, "site", site, round_index),
             )
             for site in names
         }
@@ -98,6 +101,7 @@ def run_rounds(
             adapter,
             memory,
             seed=derive_seed(seed, "aggregation", round_index),
+            num_rounds=num_rounds,
             scorer=scorer,
             call=runtime.call,
         )

@@ -17,6 +17,8 @@ from fedmedlora.training.local import LocalSettings, example_losses, train_local
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import torch
+
     from fedmedlora.adapters.exchange import Reply, Request
     from fedmedlora.core.example import Task
     from fedmedlora.core.records import Observer
@@ -47,7 +49,8 @@ class TaskData:
 class LocalSite:
     """A site in this process. All sites share one `LoRAModel`; only adapters are swapped.
 
-    `state` is where it keeps what a plan trains but does not share; None forgets it.
+    `state` is where it keeps what a plan trains but does not share; None forgets it. What it has
+    kept of a factor goes before what the server sends, also in a round that shares it.
     """
 
     def __init__(
@@ -93,17 +96,20 @@ class LocalSite:
     def _train(self, request: Train) -> SiteUpdate:
         started = time.perf_counter()
         plan = request.plan
-        received = self._own_factors(request)
+        kept = self._state.before(plan.round_index) if self._state is not None else {}
+        received = _with_own(request.adapter, kept)
         validation = {task: self._loss(received, task)[0] for task in plan.tasks}
         examples = [example for task in plan.tasks for example in self._task(task).train]
         result = train_locally(
             self._model, received, examples, plan, self._settings, self._observer
         )
-        personal = plan.train_factors - plan.share_factors
-        if personal and self._state is not None:
-            own = result.adapter.only(personal)
-            kept = {f"{module}.{factor}": t for module, factor, t in own.tensors() if t.numel()}
-            self._state.keep(plan.round_index, kept)
+        own = {
+            f"{module}.{factor}": tensor
+            for module, factor, tensor in result.adapter.tensors()
+            if factor in plan.train_factors - plan.share_factors or f"{module}.{factor}" in kept
+        }
+        if own and self._state is not None:
+            self._state.keep(plan.round_index, own)
         metrics = {
             task: TaskMetrics(
                 num_documents=self.data[task].num_documents,
@@ -123,17 +129,6 @@ class LocalSite:
             num_steps=result.num_steps,
             elapsed_seconds=time.perf_counter() - started,
         )
-
-    def _own_factors(self, request: Train) -> AdapterState:
-        """The received adapter, with the factors that this site trains but never shares its own."""
-        if self._state is None or request.plan.train_factors <= request.plan.share_factors:
-            return request.adapter
-        kept = self._state.before(request.plan.round_index)
-        pairs = {
-            module: LoRAPair(A=kept.get(f"{module}.A", pair.A), B=kept.get(f"{module}.B", pair.B))
-            for module, pair in request.adapter.pairs.items()
-        }
-        return AdapterState(request.adapter.spec, pairs)
 
     def _score(self, request: Score) -> SiteScores:
         losses: dict[str, dict[Task, float]] = {}
@@ -163,6 +158,17 @@ class LocalSite:
         means = [total / count for total, count in found]
         spread = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else 0.0
         return sum(total for total, _ in found) / sum(count for _, count in found), spread
+
+
+def _with_own(received: AdapterState, kept: Mapping[str, torch.Tensor]) -> AdapterState:
+    """The received adapter, with factors that the site has kept instead of the server's."""
+    if not kept:
+        return received
+    pairs = {
+        module: LoRAPair(A=kept.get(f"{module}.A", pair.A), B=kept.get(f"{module}.B", pair.B))
+        for module, pair in received.pairs.items()
+    }
+    return AdapterState(received.spec, pairs)
 
 
 def _within(examples: Sequence[EncodedExample], max_tokens: int | None) -> Sequence[EncodedExample]:
