@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedmedlora.core.errors import ConfigError
-from fedmedlora.inference.cursor import CopyCursor
+from fedmedlora.inference.cursors import require_copying, start_of
 from fedmedlora.inference.decoder import WindowAnswer, longest_first
 from fedmedlora.inference.drafts import (
     FEW_PASSES,
@@ -26,15 +26,14 @@ from fedmedlora.inference.drafts import (
 )
 from fedmedlora.inference.packed_model import Feed, PackedModel
 from fedmedlora.inference.path import AnswerPath
-from fedmedlora.prompts.format import require_tags
 from fedmedlora.training.batches import encode_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fedmedlora.core.example import Prompt
+    from fedmedlora.inference.cursors import Tags
     from fedmedlora.models.load import BaseModel
-    from fedmedlora.prompts.format import TagFormat
 
 # Windows are let in until a pass has so many new tokens: larger ones leave the processor's caches.
 _MANY_TOKENS = 384
@@ -77,12 +76,12 @@ class CopyDecoder:
     def __init__(
         self,
         base: BaseModel,
-        tags: TagFormat,
+        tags: Tags,
         *,
         batch_size: int = 64,
         limits: DraftLimits | None = None,
     ) -> None:
-        self._tags, self._tokenizer = require_tags(tags), base.tokenizer
+        self._tags, self._tokenizer = require_copying(tags), base.tokenizer
         if batch_size < 1:
             raise ConfigError(
                 f"copy decoder: expected a batch_size of at least 1, got {batch_size}."
@@ -117,7 +116,7 @@ class CopyDecoder:
                 num_new_tokens = 0
                 while free and queue and num_new_tokens < _MANY_TOKENS:
                     index = queue.pop()
-                    path = AnswerPath(CopyCursor(prompts[index], self._tags, self._tokenizer))
+                    path = AnswerPath(start_of(prompts[index], self._tags, self._tokenizer))
                     pending = [*windows[index], *path.forced()]
                     num_new_tokens += len(pending)
                     rows.append(_Row(index, free.pop(0), path, pending))

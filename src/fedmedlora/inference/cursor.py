@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from fedmedlora.inference.decoder import FoundSpan
 from fedmedlora.prompts.pieces import cut
@@ -22,11 +22,58 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One way on, and the token ids that it takes. Choices are listed in the order of ties."""
+    """One way on, and the token ids that it takes. Choices are listed in the order of ties.
 
-    kind: Literal["copy", "close", "open"]
+    `label` is that of an opening tag, or a number: the last one of its tag (kind `number`) or one
+    that others follow (`more`).
+    """
+
+    kind: Literal["copy", "close", "open", "number", "more"]
     label: str
     token_ids: tuple[int, ...]
+
+
+class Cursor(Protocol):
+    """The grammar of one answer, and a place in it."""
+
+    found: list[FoundSpan]
+
+    @property
+    def at(self) -> int:
+        """The index of the next piece."""
+
+    @property
+    def opened_at(self) -> int:
+        """The index of the first piece of the innermost open span; -1 where none is."""
+
+    @property
+    def num_told(self) -> int:
+        """How many numbers of the present tag are written; -1 where no number comes next."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the source is copied and no tag is open."""
+
+    def nearest(self) -> str:
+        """The number to expect next, where one comes."""
+
+    def word(self, index: int) -> str:
+        """A piece of the source without its white space."""
+
+    def extent(self, span: FoundSpan) -> tuple[str, str, int]:
+        """The first word of a span that was found, its label, and its number of pieces."""
+
+    def fork(self) -> Self:
+        """A second cursor at the same place; it has found nothing yet."""
+
+    def choices(self) -> list[Choice]:
+        """All that may come next, in the order of ties; never empty unless `done`."""
+
+    def take(self, choice: Choice, log_probability: float) -> None:
+        """Go on by this choice, which was taken with this log-probability."""
+
+    def copied_on(self, choice: Choice) -> int:
+        """The token that follows this choice if copying goes on; the end token after the last."""
 
 
 class CopyCursor:
@@ -57,6 +104,15 @@ class CopyCursor:
     def opened_at(self) -> int:
         """The index of the first piece of the span that is open; -1 where none is."""
         return self._opened_at if self._label else -1
+
+    @property
+    def num_told(self) -> int:
+        """-1: no tag holds numbers."""
+        return -1
+
+    def nearest(self) -> str:
+        """Nothing: no tag holds numbers."""
+        return ""
 
     def word(self, index: int) -> str:
         """A piece of the source without its white space."""

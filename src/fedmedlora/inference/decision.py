@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fedmedlora.inference.cursor import Choice, CopyCursor
+    from fedmedlora.inference.cursor import Choice, Cursor
 
 
 class Decision:
@@ -19,7 +19,7 @@ class Decision:
     equal then are a tie, and the first wins.
     """
 
-    def __init__(self, cursor: CopyCursor, choices: Sequence[Choice]) -> None:
+    def __init__(self, cursor: Cursor, choices: Sequence[Choice]) -> None:
         self._paths = [
             (choice, (*choice.token_ids, cursor.copied_on(choice)))
             if _begins_another(choice, choices)

@@ -22,6 +22,7 @@ class FoundSpan:
         end: Behind the last character.
         log_probability: Of the decisions that made the span, among the choices that there were.
             Not a number where the backend cannot tell.
+        numbers: Numbers of the given entities that it belongs to; None where nobody asked.
         alignment: How the span was found in the window's text; constrained decoding copies the
             text, so that it is always exact there.
     """
@@ -31,6 +32,7 @@ class FoundSpan:
     end: int
     log_probability: float
     alignment: Alignment = "exact"
+    numbers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from fedmedlora.prompts.format import require_tags
+from fedmedlora.core.errors import ConfigError
+from fedmedlora.prompts.relation_format import RelationFormat
 
 if TYPE_CHECKING:
     from fedmedlora.inference.decoder import Decoder
@@ -15,7 +16,10 @@ DecoderName = Literal["copy", "step", "generate"]
 
 
 def make_decoder(
-    name: DecoderName, base: BaseModel, prompt_format: PromptFormat, batch_size: int
+    name: DecoderName,
+    base: BaseModel,
+    prompt_format: PromptFormat | RelationFormat,
+    batch_size: int,
 ) -> Decoder:
     """The decoder of that name.
 
@@ -26,18 +30,26 @@ def make_decoder(
         batch_size: Windows decoded side by side.
 
     Raises:
-        ConfigError: The decoder needs a format with tags, and this one has none.
+        ConfigError: The decoder needs a format with tags, and this one has none; or it writes
+            freely, and the format is one of relations.
     """
     match name:
         case "copy":
             from fedmedlora.inference.copy_decoder import CopyDecoder
+            from fedmedlora.inference.cursors import require_copying
 
-            return CopyDecoder(base, require_tags(prompt_format), batch_size=batch_size)
+            return CopyDecoder(base, require_copying(prompt_format), batch_size=batch_size)
         case "step":
+            from fedmedlora.inference.cursors import require_copying
             from fedmedlora.inference.step_decoder import StepDecoder
 
-            return StepDecoder(base, require_tags(prompt_format), batch_size=batch_size)
+            return StepDecoder(base, require_copying(prompt_format), batch_size=batch_size)
         case "generate":
             from fedmedlora.inference.generate_decoder import GenerateDecoder
 
+            if isinstance(prompt_format, RelationFormat):
+                raise ConfigError(
+                    "generate decoder: answers entity prompts only; expected the task entities, "
+                    "got relations. Use the copy decoder."
+                )
             return GenerateDecoder(base, prompt_format, batch_size=batch_size)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fedmedlora.inference.cursor import Choice
     from fedmedlora.inference.path import AnswerPath
 
-State = Literal["outside", "label", "inside"]
+State = Literal["outside", "label", "inside", "number"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Question:
         guess: The one that the draft goes on with; None where it ends here.
         state: What is being decided.
         piece: At which piece of the source.
+        num_told: How many numbers of the present tag are written.
         choices: The ways on, in the candidates' order.
     """
 
@@ -58,6 +59,7 @@ class Question:
     guess: int | None
     state: State
     piece: int
+    num_told: int
     choices: list[Choice]
 
 
@@ -77,6 +79,7 @@ class Hints:
     opens: dict[int, bool] = field(default_factory=dict)
     labels: dict[int, str] = field(default_factory=dict)
     closes: dict[int, bool] = field(default_factory=dict)
+    numbers: dict[tuple[int, int], tuple[str, str]] = field(default_factory=dict)
 
     def learn(self, question: Question, answer: int) -> None:
         """Keep an answer, whether or not what came before it was guessed right.
@@ -88,6 +91,8 @@ class Hints:
         choice = question.choices[answer]
         if question.state == "outside":
             self.opens[question.piece] = choice.kind != "copy"
+        elif question.state == "number":
+            self.numbers[question.piece, question.num_told] = (choice.kind, choice.label)
         elif question.state == "inside":
             self.closes[question.piece] = choice.kind == "close"
         else:
@@ -147,7 +152,15 @@ def draft(
         stop = guesses_left < 0 or pieces_left < 0 or len(tokens) >= last
         guess = None if stop else ahead.token_of(wanted)
         questions.append(
-            Question(len(tokens) - 1, candidates, guess, state, piece, list(choices.values()))
+            Question(
+                len(tokens) - 1,
+                candidates,
+                guess,
+                state,
+                piece,
+                ahead.cursor.num_told,
+                list(choices.values()),
+            )
         )
         if guess is None:
             break
@@ -166,9 +179,11 @@ def _by_candidate(path: AnswerPath) -> dict[int, Choice]:
 
 
 def _state(path: AnswerPath) -> State:
-    if path.cursor.opened_at >= 0:
-        return "inside"
-    return "label" if all(choice.kind == "open" for choice in path.choices) else "outside"
+    if path.cursor.num_told >= 0:
+        return "number"
+    if all(choice.kind == "open" for choice in path.choices):
+        return "label"
+    return "inside" if path.cursor.opened_at >= 0 else "outside"
 
 
 def _guess(path: AnswerPath, hints: Hints, memory: Memory) -> tuple[Choice, bool]:
@@ -176,6 +191,10 @@ def _guess(path: AnswerPath, hints: Hints, memory: Memory) -> tuple[Choice, bool
     cursor, choices = path.cursor, path.choices
     at = cursor.at
     state = _state(path)
+    if state == "number":
+        hint = hints.numbers.get((at, cursor.num_told))
+        known = next((c for c in choices if (c.kind, c.label) == hint), None)
+        return known or _of_number(choices, cursor.nearest()), known is not None
     if state == "inside":
         closes = hints.closes.get(at)
         if closes is None:
@@ -193,6 +212,12 @@ def _guess(path: AnswerPath, hints: Hints, memory: Memory) -> tuple[Choice, bool
 
 def _of_kind(choices: Sequence[Choice], kind: str) -> Choice:
     return next((choice for choice in choices if choice.kind == kind), choices[0])
+
+
+def _of_number(choices: Sequence[Choice], number: str) -> Choice:
+    """The number as the last one of its tag."""
+    ends = [choice for choice in choices if choice.kind == "number"]
+    return next((c for c in ends if c.label == number), ends[0] if ends else choices[0])
 
 
 def _of_label(choices: Sequence[Choice], label: str | None) -> Choice:

@@ -13,7 +13,7 @@ from fedmedlora.inference.decision import Decision
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fedmedlora.inference.cursor import Choice, CopyCursor
+    from fedmedlora.inference.cursor import Choice, Cursor
 
 
 class AnswerPath:
@@ -23,7 +23,7 @@ class AnswerPath:
     `candidates`, and so on until `done`.
     """
 
-    def __init__(self, cursor: CopyCursor) -> None:
+    def __init__(self, cursor: Cursor) -> None:
         self.cursor = cursor
         self._decision: Decision | None = None
 

@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fedmedlora.inference.cursor import CopyCursor
+from fedmedlora.inference.cursors import require_copying, start_of
 from fedmedlora.inference.decoder import FoundSpan, WindowAnswer, longest_first
 from fedmedlora.inference.path import AnswerPath
-from fedmedlora.prompts.format import require_tags
 from fedmedlora.training.batches import encode_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fedmedlora.core.example import Prompt
+    from fedmedlora.inference.cursors import Tags
     from fedmedlora.models.load import BaseModel
-    from fedmedlora.prompts.format import TagFormat
 
 
 @dataclass(slots=True)
@@ -51,8 +50,8 @@ class StepDecoder:
         ConfigError: The format has no tags.
     """
 
-    def __init__(self, base: BaseModel, tags: TagFormat, *, batch_size: int = 64) -> None:
-        self._base, self._tags, self._batch_size = base, require_tags(tags), batch_size
+    def __init__(self, base: BaseModel, tags: Tags, *, batch_size: int = 64) -> None:
+        self._base, self._tags, self._batch_size = base, require_copying(tags), batch_size
 
     def decode(
         self, prompts: Sequence[Prompt], on_done: Callable[[int], None]
@@ -72,7 +71,7 @@ class StepDecoder:
 def decode_batch(
     base: BaseModel,
     prompts: Sequence[Prompt],
-    tags: TagFormat,
+    tags: Tags,
     on_token: Callable[[int], None] = lambda _: None,
 ) -> list[list[FoundSpan]]:
     """The spans that the model tags in each prompt's source, in text order.
@@ -83,7 +82,7 @@ def decode_batch(
         tags: The prompts' format.
         on_token: Told how many rows were fed at each step.
     """
-    rows = [_Row(AnswerPath(CopyCursor(prompt, tags, base.tokenizer))) for prompt in prompts]
+    rows = [_Row(AnswerPath(start_of(prompt, tags, base.tokenizer))) for prompt in prompts]
     with torch.inference_mode():
         engine = _Engine(base, [encode_prompt(prompt, base.tokenizer) for prompt in prompts])
         active = list(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,7 @@ class Tag(NamedTuple):
     after_numbers: str | None = None
 
 
+@runtime_checkable
 class RelationFormat(Protocol):
     """A way to pose the relation task: mark each modifier, and say which entities it belongs to.
 

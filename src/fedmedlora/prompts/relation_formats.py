@@ -32,7 +32,7 @@ COMPACT_UNLINKED_V1 = "Copy the text without its marks and tag each {labels}.\nT
 COMPACT_CUE_V1 = "\nTagged:\n"
 
 HTML_V1 = """### Task
-Copy the input text without the span tags of its numbered entities, and mark up each modifier of \
+Copy the input text without the span tags of its given entities, and mark up each modifier of \
 these entities with an HTML span tag. Do not change the text.
 
 ### Entity Markup Guides
