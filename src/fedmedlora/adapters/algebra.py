@@ -11,7 +11,7 @@ from fedmedlora.adapters.stacks import inner_products, stack
 from fedmedlora.core.errors import AdapterMismatchError
 
 if TYPE_CHECKING:
-    from fedmedlora.adapters.state import AdapterState
+    from fedmedlora.adapters.state import AdapterState, LoRAPair
 
 
 def change_norm(before: AdapterState, after: AdapterState) -> float:
@@ -63,6 +63,17 @@ def check_products(expected: AdapterState, other: AdapterState, where: str) -> N
     Raises:
         AdapterMismatchError: Base model, modules or shapes differ, or a factor is missing.
     """
+    check_modules(expected, other, where)
+    for module, pair in other.pairs.items():
+        check_pair(product_shape(expected.pairs[module]), pair, f"{where}, {module}")
+
+
+def check_modules(expected: AdapterState, other: AdapterState, where: str) -> None:
+    """Nothing, if both adapt the same modules of the same base model; reads no tensor.
+
+    Raises:
+        AdapterMismatchError: They do not.
+    """
     for name in ("base_model", "revision"):
         wanted, got = getattr(expected.spec, name), getattr(other.spec, name)
         if wanted != got:
@@ -75,16 +86,25 @@ def check_products(expected: AdapterState, other: AdapterState, where: str) -> N
         raise AdapterMismatchError(
             f"{where}: modules differ; {num_missing} missing, {num_extra} unexpected."
         )
-    for module, pair in other.pairs.items():
-        shape = (pair.B.shape[0], pair.A.shape[1])
-        if not pair.A.numel() or not pair.B.numel():
-            raise AdapterMismatchError(f"{where}: {module} lacks a factor; fill it in first.")
-        own = expected.pairs[module]
-        if shape != (own.B.shape[0], own.A.shape[1]):
-            raise AdapterMismatchError(
-                f"{where}: {module} has another shape; expected "
-                f"{(own.B.shape[0], own.A.shape[1])}, got {shape}."
-            )
+
+
+def check_pair(shape: tuple[int, int], pair: LoRAPair, where: str) -> None:
+    """Nothing, if the pair's product is of this shape, `(d_out, d_in)`.
+
+    Raises:
+        AdapterMismatchError: It is not, or a factor is missing.
+    """
+    if not pair.A.numel() or not pair.B.numel():
+        raise AdapterMismatchError(f"{where}: a factor is missing. Fill the adapter in first.")
+    if product_shape(pair) != shape:
+        raise AdapterMismatchError(
+            f"{where}: another shape; expected {shape}, got {product_shape(pair)}."
+        )
+
+
+def product_shape(pair: LoRAPair) -> tuple[int, int]:
+    """`(d_out, d_in)`."""
+    return pair.B.shape[0], pair.A.shape[1]
 
 
 def _scaled_and_padded(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fedmedlora.adapters.algebra import check_products
+from fedmedlora.adapters.algebra import check_modules, check_pair, product_shape
 from fedmedlora.adapters.ranks import split
 from fedmedlora.adapters.stacks import inner_products, largest_components, stack
 from fedmedlora.adapters.state import AdapterState, LoRAPair
@@ -35,13 +35,13 @@ def delta_gram(
     A site's round delta is its product less what it started from: `before`, truncated to its rank.
 
     Raises:
-        AdapterMismatchError: Products cannot be added, see `check_products`.
+        AdapterMismatchError: Base model, modules or shapes differ, or a factor is missing.
     """
     sites = _checked_sites(before, adapters)
     deltas = _delta_coefficients(before.spec, [adapters[site].spec for site in sites])
     total = torch.zeros(len(sites), len(sites), dtype=torch.float64)
     for module in before.pairs:
-        left, right = _stack_module(module, before, [adapters[site] for site in sites])
+        left, right, _ = _stack_module(module, before, adapters, sites)
         total += deltas @ inner_products(left, right) @ deltas.T
     return sites, ((total + total.T) / 2).numpy()
 
@@ -63,7 +63,7 @@ def mean_of_products(
 
     Raises:
         AggregationError: A weight has no adapter, is no share, or all sum to more than 1.
-        AdapterMismatchError: Products cannot be added, see `check_products`.
+        AdapterMismatchError: Base model, modules or shapes differ, or a factor is missing.
     """
     _check_weights(adapters, weights)
     used = {site: adapters[site] for site, weight in weights.items() if weight > 0}
@@ -78,21 +78,21 @@ def mean_of_products(
     pairs: dict[str, LoRAPair] = {}
     kept = energy = 0.0
     for module in before.pairs:
-        left, right = _stack_module(module, before, [used[site] for site in sites])
+        left, right, A = _stack_module(module, before, used, sites)
         columns = coefficients.nonzero().flatten()
         if len(columns) < len(coefficients):
             left, right = left[:, columns], right[columns]
         found = largest_components(left * coefficients[columns], right, spec.rank)
-        pairs[module] = split(found, before.pairs[module].A, module, spec, gauge)
+        pairs[module] = split(found, A, module, spec, gauge)
         kept += float(found.sigmas.square().sum())
         energy += found.energy
     return AdapterState(spec, pairs), min(1.0, kept / energy) if energy > 0 else 1.0
 
 
 def _checked_sites(before: AdapterState, adapters: Mapping[str, AdapterState]) -> tuple[str, ...]:
-    check_products(before, before, "the adapter before the round")
+    """Sites in name order. Shapes are looked at when a module is stacked: it is read only then."""
     for site, adapter in adapters.items():
-        check_products(before, adapter, f"adapter of {site}")
+        check_modules(before, adapter, f"adapter of {site}")
     return tuple(sorted(adapters))
 
 
@@ -109,13 +109,18 @@ def _check_weights(adapters: Mapping[str, AdapterState], weights: Mapping[str, f
 
 
 def _stack_module(
-    module: str, before: AdapterState, adapters: Sequence[AdapterState]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The factors of `before`, then those of the sites; see `_delta_coefficients`."""
-    pair = before.pairs[module]
-    if any(adapter.spec.rank < before.spec.rank for adapter in adapters):
-        pair = _principal(pair)
-    return stack([pair, *(adapter.pairs[module] for adapter in adapters)])
+    module: str, before: AdapterState, adapters: Mapping[str, AdapterState], sites: Sequence[str]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The factors of `before`, then those of the sites, see `_delta_coefficients`; and its `A`."""
+    own = before.pairs[module]
+    shape = product_shape(own)
+    check_pair(shape, own, f"the adapter before the round, {module}")
+    pairs = [adapters[site].pairs[module] for site in sites]
+    for site, pair in zip(sites, pairs, strict=True):
+        check_pair(shape, pair, f"adapter of {site}, {module}")
+    some_narrower = any(pair.rank < own.rank for pair in pairs)
+    left, right = stack([_principal(own) if some_narrower else own, *pairs])
+    return left, right, own.A
 
 
 def _principal(pair: LoRAPair) -> LoRAPair:

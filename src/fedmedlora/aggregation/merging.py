@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from fedmedlora.adapters.products import mean_of_products
 from fedmedlora.adapters.state import AdapterState, LoRAPair
 from fedmedlora.core.errors import AggregationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from fedmedlora.aggregation.strategy import Merge
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """An adapter, and how much of the mean product's energy is in it; None with factors."""
+
+    adapter: AdapterState
+    energy_kept: float | None
+
+
+def merge(
+    how: Merge,
+    before: AdapterState,
+    adapters: Mapping[str, AdapterState],
+    weights: Mapping[str, float],
+) -> Merged:
+    """The mean of factors or of products; what the weights leave of 1 stays with `before`.
+
+    Raises:
+        AggregationError: Weights and adapters name different sites, or weights are no shares.
+        AdapterMismatchError: The adapters cannot be merged in this way.
+    """
+    if how == "product":
+        return Merged(*mean_of_products(before, adapters, weights))
+    rest = 1 - math.fsum(weights.values())
+    if rest > 1e-9:
+        # No site can have this name.
+        adapters, weights = {**adapters, "": before}, {**weights, "": rest}
+    return Merged(mean_of_factors(adapters, weights), None)
 
 
 def mean_of_factors(
