@@ -107,6 +107,51 @@ class Comparison(_Stored):
     ci95: Interval
 
 
+class _OfTask(_Stored):
+    """Which score it is of those beyond entities: what is scored, given what, linked by whom."""
+
+    task: str
+    given: str
+    linker: str | None = None
+
+    @property
+    def figure(self) -> tuple[str, str, str | None]:
+        """The three names together."""
+        return (self.task, self.given, self.linker)
+
+
+class TaskResult(_OfTask):
+    """Modifiers or links of one arm on one cohort; without an arm, links by rule on gold."""
+
+    arm: str | None = None
+    cohort: str
+    preset: str
+    scores: CellScores
+
+
+class TaskMean(_OfTask):
+    """The plain mean of one arm's F1 over the cohorts of a setting that allow the score."""
+
+    arm: str | None = None
+    setting: str
+    preset: str
+    macro_f1: Ratio
+    ci95: Interval | None = None
+    cohorts: tuple[str, ...] = ()
+
+
+class TaskComparison(_OfTask):
+    """A paired difference; with `against_linker` that of two linkers on the same mentions."""
+
+    setting: str
+    preset: str
+    arm: str
+    against: str
+    against_linker: str | None = None
+    difference: FiniteFloat
+    ci95: Interval
+
+
 class StudyScores(_Stored):
     """`scores.json`. `full_model_bytes` is what one transfer of the whole model would take."""
 
@@ -123,6 +168,9 @@ class StudyScores(_Stored):
     results: tuple[Result, ...]
     summary: tuple[SettingScore, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    task_results: tuple[TaskResult, ...] = ()
+    task_summary: tuple[TaskMean, ...] = ()
+    task_comparisons: tuple[TaskComparison, ...] = ()
 
     @property
     def base_model_name(self) -> str:
@@ -266,9 +314,16 @@ def _check_references(scores: StudyScores, path: Path) -> None:
     cohorts = [cohort.name for cohort in scores.cohorts]
     cells = [(result.arm, result.cohort, result.preset) for result in scores.results]
     means = [(row.arm, row.setting, row.preset) for row in scores.summary]
+    of_tasks = [(row.arm, row.cohort, row.preset, row.figure) for row in scores.task_results]
+    task_means = [(row.arm, row.setting, row.preset, row.figure) for row in scores.task_summary]
+    tested = [
+        *(cell[:2] for cell in cells),
+        *(cell[:2] for cell in of_tasks if cell[0] is not None),
+    ]
+    known = [*(c for _, c, _ in cells), *(c for _, c, _, _ in of_tasks)]
     faults = [
-        *(f"the result of {arm!r}, which is not listed" for arm, _, _ in cells if arm not in arms),
-        *(f"a result on {c!r}, which is not listed" for _, c, _ in cells if c not in cohorts),
+        *(f"the result of {arm!r}, which is not listed" for arm, _ in tested if arm not in arms),
+        *(f"a result on {c!r}, which is not listed" for c in known if c not in cohorts),
         *(
             f"{what} twice"
             for what, names in (
@@ -276,6 +331,8 @@ def _check_references(scores: StudyScores, path: Path) -> None:
                 ("a cohort", cohorts),
                 ("a result", cells),
                 ("a summary", means),
+                ("a result of a task", of_tasks),
+                ("a summary of a task", task_means),
             )
             if len(set(names)) != len(names)
         ),

@@ -11,9 +11,9 @@ import fedmedlora
 from fedmedlora.report.tables import arm_costs, label_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from fedmedlora.report.finished_run import FinishedRun, LabelScores
+    from fedmedlora.report.finished_run import FinishedRun, LabelScores, Result, TaskResult
 
 CSV_COLUMNS = (
     "run",
@@ -27,6 +27,9 @@ CSV_COLUMNS = (
     "setting",
     "documents",
     "preset",
+    "task",
+    "given",
+    "linker",
     "label",
     "tp",
     "fp",
@@ -57,7 +60,7 @@ def results_json(runs: Sequence[FinishedRun]) -> dict[str, Any]:
 
 
 def results_csv(runs: Sequence[FinishedRun]) -> str:
-    """One row for each arm, cohort, preset and label, with `micro` and `macro` as labels."""
+    """One row for each arm, cohort, preset, score and label; `micro` and `macro` are labels too."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -67,29 +70,45 @@ def results_csv(runs: Sequence[FinishedRun]) -> str:
 
 
 def _rows(run: FinishedRun) -> Iterator[dict[str, Any]]:
-    arms = {arm.name: arm for arm in run.scores.arms}
-    cohorts = {cohort.name: cohort for cohort in run.scores.cohorts}
+    labels = {cohort.name: cohort.labels for cohort in run.scores.cohorts}
+    entities = {"task": "entities", "given": "predicted", "linker": ""}
     for result in run.scores.results:
-        arm, cohort, cell = arms[result.arm], cohorts[result.cohort], result.scores
-        shared = {
-            "run": _inert(run.name),
-            "study": _inert(run.scores.study),
-            "seed": run.scores.seed,
-            "arm": _inert(arm.name),
-            "condition": _inert(arm.condition),
-            "site": _inert(arm.site or ""),
-            "strategy": _inert(str((arm.strategy or {}).get("name", ""))),
-            "cohort": _inert(cohort.name),
-            "setting": _inert(cohort.setting),
-            "documents": cohort.documents,
-            "preset": _inert(result.preset),
-        }
-        low, high = cell.micro.f1_ci95 or ("", "")
-        ends = {"f1_ci95_low": low, "f1_ci95_high": high}
-        yield shared | {"label": "micro"} | _figures(cell.micro) | ends
-        yield shared | {"label": "macro", "f1": cell.macro_f1}
-        for label in label_order([cell], cohort.labels):
-            yield shared | {"label": _inert(label)} | _figures(cell.labels[label])
+        yield from _cell(run, result, entities, labels[result.cohort])
+    for task in run.scores.task_results:
+        names = {"task": task.task, "given": task.given, "linker": task.linker or ""}
+        yield from _cell(run, task, {key: _inert(name) for key, name in names.items()}, ())
+
+
+def _cell(
+    run: FinishedRun,
+    result: Result | TaskResult,
+    names: Mapping[str, str],
+    labels: Sequence[str],
+) -> Iterator[dict[str, Any]]:
+    """The rows of one result; links by rule on gold mentions are of no arm."""
+    [cohort] = [c for c in run.scores.cohorts if c.name == result.cohort]
+    arm = next((a for a in run.scores.arms if a.name == result.arm), None)
+    shared = {
+        "run": _inert(run.name),
+        "study": _inert(run.scores.study),
+        "seed": run.scores.seed,
+        "arm": _inert(arm.name) if arm else "",
+        "condition": _inert(arm.condition) if arm else "",
+        "site": _inert(arm.site or "") if arm else "",
+        "strategy": _inert(str((arm.strategy or {}).get("name", ""))) if arm else "",
+        "cohort": _inert(cohort.name),
+        "setting": _inert(cohort.setting),
+        "documents": cohort.documents,
+        "preset": _inert(result.preset),
+        **names,
+    }
+    cell = result.scores
+    low, high = cell.micro.f1_ci95 or ("", "")
+    ends = {"f1_ci95_low": low, "f1_ci95_high": high}
+    yield shared | {"label": "micro"} | _figures(cell.micro) | ends
+    yield shared | {"label": "macro", "f1": cell.macro_f1}
+    for label in label_order([cell], labels):
+        yield shared | {"label": _inert(label)} | _figures(cell.labels[label])
 
 
 def _figures(scores: LabelScores) -> dict[str, Any]:
