@@ -353,25 +353,41 @@ def _relations(
     relations: list[Relation] = []
     ids: set[str] = set()
     for raw in _objects(data, "relations", problems):
-        where = f"relation {shown(raw.get('id'))}"
-        wrong = [
-            _missing_or_wrong(raw, key, where, "a string")
-            for key in ("id", "label", "head", "tail")
-            if type(raw.get(key)) is not str or not raw[key]
-        ]
-        if len(raw) > len(_RELATION_KEYS):
-            _unknown_keys(raw, _RELATION_KEYS, where, problems)
-        if wrong:
-            problems.extend(wrong)
+        try:
+            identity, label, head, tail = _RELATION(raw)
+        except KeyError:
+            identity = label = head = tail = None
+        if not (
+            type(identity) is str
+            and type(label) is str
+            and type(head) is str
+            and type(tail) is str
+            and identity
+            and label
+            and head
+            and tail
+        ):
+            problems.extend(_wrong_relation_fields(raw))
             continue
-        relation = Relation(*_RELATION(raw))
-        if relation.id in ids:
-            problems.append(("duplicate-id", f"relation id {shown(relation.id)} occurs twice."))
-        ids.add(relation.id)
-        problems.extend(
-            ("dangling-relation", f"{where} names {shown(end)}, which is no entity here.")
-            for end in (relation.head, relation.tail)
-            if end not in entity_ids
-        )
-        relations.append(relation)
+        if len(raw) > len(_RELATION_KEYS):
+            _unknown_keys(raw, _RELATION_KEYS, f"relation {shown(identity)}", problems)
+        if identity in ids:
+            problems.append(("duplicate-id", f"relation id {shown(identity)} occurs twice."))
+        ids.add(identity)
+        for end in (head, tail):
+            if end not in entity_ids:
+                reason = f"relation {shown(identity)} names {shown(end)}, which is no entity here."
+                problems.append(("dangling-relation", reason))
+        relations.append(Relation(identity, label, head, tail))
     return relations
+
+
+def _wrong_relation_fields(raw: dict[str, Any]) -> list[Problem]:
+    where = f"relation {shown(raw.get('id'))}"
+    wrong = [
+        _missing_or_wrong(raw, key, where, "a string")
+        for key in ("id", "label", "head", "tail")
+        if type(raw.get(key)) is not str or not raw[key]
+    ]
+    _unknown_keys(raw, _RELATION_KEYS, where, wrong)
+    return wrong

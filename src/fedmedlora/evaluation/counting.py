@@ -83,7 +83,7 @@ def count_links(
     for gold, predicted in aligned:
         scored = scored_labels(gold, labels)
         of_gold, of_predicted = (links_of(d, scored, names) for d in (gold, predicted))
-        if given_mentions:
+        if given_mentions and (of_gold or of_predicted):
             known_gold, known_predicted = _on_both_sides(rule, gold, predicted, scored)
             of_gold = [k for k in of_gold if _ends(k) <= known_gold]
             of_predicted = [k for k in of_predicted if _ends(k) <= known_predicted]
@@ -122,6 +122,8 @@ def _on_both_sides(
 
 def _counts(rule: Rule, gold: Sequence[Item], predicted: Sequence[Item]) -> dict[str, Counts]:
     """Counts by label: a hit counts for the gold label, a false positive for the predicted one."""
+    if not gold and not predicted:
+        return {}
     matched = rule(gold, predicted)
     tp, fp, fn = (defaultdict[str, float](int) for _ in range(3))
     for item in gold:

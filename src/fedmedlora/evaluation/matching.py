@@ -85,6 +85,8 @@ def assign(
     Which one of several equally good assignments is taken depends on what the items are, not on
     their order: under rules that are blind to labels it decides which label a pair counts for.
     """
+    if len({g for g, _ in weights}) == len(weights) == len({p for _, p in weights}):
+        return sorted(weights)  # no item has a choice, as in most documents
     rank_gold, rank_predicted = _ranks(gold), _ranks(predicted)
     of_gold = {rank: index for index, rank in enumerate(rank_gold)}
     of_predicted = {rank: index for index, rank in enumerate(rank_predicted)}

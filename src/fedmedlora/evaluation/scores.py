@@ -108,11 +108,12 @@ class DocumentCounts:
 
     def total_of(self, label: str) -> Counts:
         """The sum over all documents for one label."""
-        return sum((counts.get(label, Counts()) for counts in self.by_label), Counts())
+        return sum((counts[label] for counts in self.by_label if label in counts), Counts())
 
     def matrix(self) -> NDArray[np.float64]:
         """tp, fp, fn of each document over all labels, `(num_documents, 3)`, for the bootstrap."""
-        return _rows(self._documents())
+        total: NDArray[np.float64] = self.matrices()[0]
+        return total
 
     def only(self, labels: Sequence[str]) -> DocumentCounts:
         """The same documents with the counts of these labels, in this order."""
@@ -133,20 +134,24 @@ class DocumentCounts:
 
     def matrices(self) -> NDArray[np.float64]:
         """`matrix` over all labels, then of each label: `(1 + num_labels, num_documents, 3)`."""
-        of_labels = [
-            _rows([counts.get(label, Counts()) for counts in self.by_label])
-            for label in self.labels
-        ]
-        return np.stack([self.matrix(), *of_labels])
+        place = {label: index for index, label in enumerate(self.labels, 1)}
+        rows = np.zeros((1 + len(place), len(self.by_label), 3))
+        for document, counts in enumerate(self.by_label):
+            for label, c in counts.items():
+                rows[place[label], document] = c.tp, c.fp, c.fn
+        rows[0] = rows.sum(axis=0)
+        return rows
 
 
 def scores_of(
     counts: Sequence[DocumentCounts], *, num_draws: int = NUM_DRAWS, seed: int = 0
 ) -> list[Scores]:
     """The scores of several figures on the same documents, all from the same draws of them."""
-    stacks = [each.matrices() for each in counts]
-    draws = bootstrap_f1(np.concatenate(stacks), num_draws=num_draws, seed=seed)
-    intervals = iter([interval(row) for row in draws])
+    rows = np.concatenate([each.matrices() for each in counts])
+    # Without a hit the F1 of every draw is 0. Most pairs of labels that only a system links are so.
+    has_hit = rows[..., 0].sum(axis=1) > 0
+    draws = iter(bootstrap_f1(rows[has_hit], num_draws=num_draws, seed=seed))
+    intervals = iter([interval(next(draws)) if hit else (0.0, 0.0) for hit in has_hit])
     found = []
     for each in counts:
         own = next(intervals)
@@ -160,8 +165,3 @@ def scores_of(
             )
         )
     return found
-
-
-def _rows(counts: Sequence[Counts]) -> NDArray[np.float64]:
-    rows = [(c.tp, c.fp, c.fn) for c in counts]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), 3)
