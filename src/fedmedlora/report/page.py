@@ -13,6 +13,7 @@ from fedmedlora.core.errors import RunStoreError
 from fedmedlora.report import figures, panels, tables, wording
 from fedmedlora.report.finished_run import FinishedRun, read_finished_run
 from fedmedlora.report.headline import SETTING_TITLES, headline
+from fedmedlora.report.relation_tables import relations_view
 from fedmedlora.report.results_files import results_csv, results_json
 from fedmedlora.runs.atomic import write_file
 
@@ -127,6 +128,7 @@ def _view(number: int, run: FinishedRun) -> dict[str, Any]:
                 title=f"{c.arm} minus {c.against}, {c.preset}",
             )
         ),
+        "relations": relations_view(run),
         "cohort_panels": {preset: panels.cohort_panels(run, preset) for preset in presets},
         "heat_maps": {preset: panels.heat_map(run, preset) for preset in presets},
         "label_tables": _label_tables(run),

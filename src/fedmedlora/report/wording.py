@@ -68,3 +68,23 @@ def listed(names: list[str]) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 note` or `12 notes`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+FigureName = tuple[str, str, str | None]
+"""Task, what was given, linker."""
+
+_FIGURE_TITLES: dict[FigureName, str] = {
+    ("entities", "predicted", None): "entities",
+    ("modifiers", "predicted", None): "modifiers, end to end",
+    ("modifiers", "gold", None): "modifier tagging with gold entities",
+    ("relations", "predicted", "model"): "relations, end to end",
+    ("relations", "predicted", "rules"): "relations by the rule linker, end to end",
+    ("relations", "gold", "model"): "relations with gold entities",
+    ("relations", "gold", "rules"): "relations by the rule linker, with gold entities",
+    ("relations", "gold-spans", "rules"): "relations by the rule linker, on gold mentions",
+}
+
+
+def figure_title(figure: FigureName) -> str:
+    """What a score beyond entities is called: `modifier tagging with gold entities`."""
+    return _FIGURE_TITLES.get(figure, ", ".join(filter(None, figure)))
