@@ -110,7 +110,7 @@ def test_plus_paper_multiplies_by_size() -> None:
 
 def test_plus_can_read_the_loss_of_the_whole_sequence() -> None:
     scorer = TableScorer({1.0: [0.0], 5.0: [10 * math.log(3)]})
-    result = FedMedLoRAPlus(validation_loss="sequence").aggregate(
+    result = FedMedLoRAPlus("reference", validation_loss="sequence").aggregate(
         north_and_south(), AggregationContext(1, scalar(0, 0), scorer=scorer)
     )
     assert result.weights == pytest.approx({"north": 0.75, "south": 0.25})
@@ -118,17 +118,17 @@ def test_plus_can_read_the_loss_of_the_whole_sequence() -> None:
 
 def test_plus_without_server_notes_says_what_to_do() -> None:
     with pytest.raises(ConfigError, match=r"server_notes.*`fedavg` or `uniform`"):
-        FedMedLoRAPlus().aggregate(north_and_south(), CONTEXT)
+        FedMedLoRAPlus("reference").aggregate(north_and_south(), CONTEXT)
 
 
 def test_plus_leaves_out_a_site_whose_loss_is_not_a_number() -> None:
     scorer = TableScorer({1.0: [math.nan], 5.0: [1.0]})
     context = AggregationContext(1, scalar(0, 0), scorer=scorer)
-    result = FedMedLoRAPlus().aggregate(north_and_south(), context)
+    result = FedMedLoRAPlus("reference").aggregate(north_and_south(), context)
     assert result.weights == {"south": 1.0}
     assert result.refused == {"north": "non-finite-loss"}
     with pytest.raises(AggregationError, match="north, south"):
-        FedMedLoRAPlus().aggregate(
+        FedMedLoRAPlus("reference").aggregate(
             north_and_south(),
             AggregationContext(
                 1, scalar(0, 0), scorer=TableScorer({1.0: [math.inf], 5.0: [math.nan]})
@@ -139,7 +139,7 @@ def test_plus_leaves_out_a_site_whose_loss_is_not_a_number() -> None:
 def test_refused_updates_are_not_scored() -> None:
     scorer = TableScorer({1.0: [1.0], 5.0: [1.0]})
     broken = site_update("middle", scalar(math.nan, 0))
-    FedMedLoRAPlus().aggregate(
+    FedMedLoRAPlus("reference").aggregate(
         [broken, *north_and_south()], AggregationContext(1, scalar(0, 0), scorer=scorer)
     )
     assert scorer.asked == [1.0, 5.0]
@@ -176,7 +176,7 @@ def test_a_strategy_is_chosen_by_name_and_options_reach_it() -> None:
         {"name": "fedavg", "sise": "tokens"},
         {"name": "fedavg", "size": "notes"},
         {"name": "uniform", "size": "tokens"},
-        {"name": "fedmedlora-plus", "mode": "learned"},
+        {"name": "fedmedlora-plus", "mode": "learnt"},
         {},
     ],
 )

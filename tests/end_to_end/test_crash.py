@@ -31,7 +31,7 @@ Essence = Callable[[Path], dict[str, Any]]
 SMALL = [
     'sites=[{name="alder-icu", corpus="alder-icu"}, {name="birch-clinic", corpus="birch-clinic"}]',
     'cohorts=[{name="elm-eye", corpus="elm-eye"}]',
-    'strategies=[{name="fedmedlora-plus"}]',
+    'strategies=[{name="fedmedlora-plus", mode="reference"}]',
     "evaluation.max_characters=160",
     "training.max_tokens=800",
 ]

@@ -228,7 +228,7 @@ def test_a_site_that_a_runtime_forgets_is_lost() -> None:
 def test_missing_server_notes_are_noticed_before_any_training() -> None:
     site = Scripted("north", {})
     with pytest.raises(ConfigError, match="server_notes"):
-        run({"north": site}, strategy=FedMedLoRAPlus())
+        run({"north": site}, strategy=FedMedLoRAPlus("reference"))
     assert site.plans == []
 
 

@@ -17,7 +17,7 @@ from fedmedlora.study.reuse import ReusingSite
 Run = Callable[[StudyConfig], Path]
 SHARING = (
     "arms.single_site=true",
-    'strategies=[{name="fedmedlora-plus"}, {name="fedavg"}]',
+    'strategies=[{name="fedmedlora-plus", mode="reference"}, {name="fedavg"}]',
     "cohorts=[]",
 )
 

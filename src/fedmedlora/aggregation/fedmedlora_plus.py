@@ -1,27 +1,32 @@
-"""Sites weighted by how well their adapters do on the server's validation notes: Fed-MedLoRA+."""
+"""Sites weighted by how well their adapters do on validation notes: Fed-MedLoRA+."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from fedmedlora.adapters.exchange import Train
-from fedmedlora.aggregation.merging import mean_of_factors
-from fedmedlora.aggregation.screening import screen
-from fedmedlora.aggregation.strategy import Aggregate, LossKind
+from fedmedlora.aggregation.by_notes import decide_by_notes
+from fedmedlora.aggregation.cross_eval import decide_by_sites
+from fedmedlora.aggregation.decision import Candidates, Decision, Mode
+from fedmedlora.aggregation.limits import capped, with_momentum
+from fedmedlora.aggregation.merging import Merged, merge
+from fedmedlora.aggregation.screening import screen, screen_products
+from fedmedlora.aggregation.strategy import Aggregate, LossKind, Merge
+from fedmedlora.aggregation.tuning import PlusTuning
 from fedmedlora.aggregation.weighting import SizeUnit, by_loss, by_size_and_loss, size_of
 from fedmedlora.core.errors import AggregationError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from fedmedlora.adapters.exchange import LocalPlan, SiteUpdate
     from fedmedlora.adapters.state import AdapterState
-    from fedmedlora.aggregation.strategy import AggregationContext, Memory
+    from fedmedlora.aggregation.strategy import AggregationContext, Memory, Scorer
 
-Mode = Literal["reference", "paper"]
+_PUBLISHED = ("reference", "paper")
 
 
 class FedMedLoRAPlusConfig(BaseModel):
@@ -31,70 +36,102 @@ class FedMedLoRAPlusConfig(BaseModel):
 
     name: Literal["fedmedlora-plus"] = "fedmedlora-plus"
 
-    mode: Mode = "reference"
+    mode: Mode = "auto"
     """`reference`: weights from the validation loss only, as in the published code. `paper`: times
-    the site's size, as in the paper's text."""
+    the site's size, as in the paper's text. `gibbs-auto`: as much as the losses' standard errors
+    allow. `learned`: those that make the merged model do best. `cross-eval`: from losses on the
+    other sites' notes. `auto`: `learned` where the server's notes are enough for it, else
+    `gibbs-auto`; `cross-eval` without server notes. All but the first two are guarded: they act
+    only where they beat `reference`."""
+
+    merge: Merge | None = None
+    """What is averaged: the sites' factors or their products. None: factors in modes `reference`
+    and `paper`, products in all others."""
 
     size: SizeUnit = "tokens"
-    """The unit of a site's size in mode `paper`."""
+    """The unit of a site's size; mode `reference` needs none."""
 
     validation_loss: LossKind = "completion"
-    """Over the completion's tokens, or over the whole sequence as in the published code."""
+    """Over the completion's tokens or, in modes `reference` and `paper`, over the whole sequence as
+    in the published code."""
+
+    tuning: PlusTuning = PlusTuning()
 
     def build(self) -> FedMedLoRAPlus:
         """The strategy."""
-        return FedMedLoRAPlus(self.mode, self.size, self.validation_loss)
+        return FedMedLoRAPlus(self.mode, self.size, self.validation_loss, self.merge, self.tuning)
 
 
 class FedMedLoRAPlus:
-    """Average the adapters, each site as loud as its adapter is useful on the server's notes.
+    """Average the adapters, each site as loud as its adapter is useful on validation notes.
 
-    Update:    A <- sum_i w_i A_i and B <- sum_i w_i B_i, separately, with w_i proportional to
-               exp(1 - L_i) (`reference`) or n_i exp(1 - L_i) (`paper`).
-    Sends:     A and B, up and down.
-    Limits:    Needs labelled notes at the server, and one pass over them a site and round. For the
-               losses of ordinary fine-tuning `reference` is nearly `uniform`.
-    Reference: Fed-MedLoRA+, arXiv:2601.22124; its text and its code give the two rules.
+    Update:    sum_i w_i of the sites' products (or of A and B separately), with w_i proportional to
+               exp(1 - L_i) (`reference`), n_i exp(1 - L_i) (`paper`), pi_i exp(-L_i / tau) with tau
+               from the standard errors (`gibbs-auto`, `cross-eval`), or the minimiser of the merged
+               model's loss (`learned`).
+    Sends:     A and B, up and down; in `cross-eval` also the sites' adapters to the other sites,
+               and their losses up.
+    Limits:    Needs labelled notes at the server and one pass over them a site and round, or sites
+               that may see each other's adapters. For the losses of ordinary fine-tuning
+               `reference` is nearly `uniform`. Validation notes that are unlike the sites' own
+               judge wrongly.
+    Reference: Fed-MedLoRA+, arXiv:2601.22124; its text and its code give `paper` and `reference`.
     """
-
-    needs_scorer = True
 
     def __init__(
         self,
-        mode: Mode = "reference",
+        mode: Mode = "auto",
         size: SizeUnit = "tokens",
         validation_loss: LossKind = "completion",
+        merge: Merge | None = None,
+        tuning: PlusTuning | None = None,
     ) -> None:
         self.mode: Mode = mode
         self.size: SizeUnit = size
         self.validation_loss: LossKind = validation_loss
+        self.merge: Merge = merge or ("factor" if mode in _PUBLISHED else "product")
+        self.tuning = tuning or PlusTuning()
+
+    @property
+    def needs_scorer(self) -> bool:
+        """Whether this mode cannot do without notes at the server."""
+        return self.mode not in ("auto", "cross-eval")
 
     def plan(
         self,
         plans: Mapping[str, LocalPlan],
         adapter: AdapterState,
-        memory: Memory,  # noqa: ARG002  # nothing is remembered
+        memory: Memory,  # noqa: ARG002  # weights are remembered, plans do not depend on them
     ) -> dict[str, Train]:
         """The study's plan and the global adapter, for every site."""
         return {site: Train(plan, adapter) for site, plan in plans.items()}
 
     def aggregate(self, updates: Iterable[SiteUpdate], context: AggregationContext) -> Aggregate:
-        """The mean of the sound updates, weighted by validation loss; a NaN loss is refused.
+        """The weighted mean of the sound updates; a site with a NaN loss is refused.
 
         Raises:
-            ConfigError: The server has no validation notes.
+            ConfigError: The mode needs validation notes at the server, or sites that can be asked,
+                and there are none.
             AggregationError: No update is sound, or none has a finite loss.
         """
-        if context.scorer is None:
+        scorer = context.scorer
+        if self.needs_scorer and scorer is None:
             raise ConfigError(
                 f"fedmedlora-plus, mode {self.mode}: the weights come from the loss on validation "
                 "notes at the server; expected some, got none. Name them as `server_notes` in the "
-                "study file, or choose `fedavg` or `uniform`."
+                "study file, or choose mode `cross-eval`, `fedavg` or `uniform`."
             )
+        if self.mode in _PUBLISHED and scorer is not None:
+            return self._as_published(updates, context, scorer)
+        return self._guarded(updates, context)
+
+    def _as_published(
+        self, updates: Iterable[SiteUpdate], context: AggregationContext, scorer: Scorer
+    ) -> Aggregate:
         sound, refused = screen(updates, context)
         losses: dict[str, float] = {}
         for site, update in sound.items():
-            loss = context.scorer.loss(update.adapter).mean(self.validation_loss)
+            loss = scorer.loss(update.adapter).mean(self.validation_loss)
             if math.isfinite(loss):
                 losses[site] = loss
             else:
@@ -106,6 +143,80 @@ class FedMedLoRAPlus:
             )
         sizes = {site: size_of(sound[site], self.size) for site in losses}
         weights = by_loss(losses) if self.mode == "reference" else by_size_and_loss(sizes, losses)
-        adapter = mean_of_factors({site: sound[site].adapter for site in weights}, weights)
-        record = {"mode": self.mode, "server_losses": losses, "sizes": sizes}
-        return Aggregate(adapter, weights, record=record, refused=dict(sorted(refused.items())))
+        adapters = {site: sound[site].adapter for site in weights}
+        result = merge(self.merge, context.adapter, adapters, weights)
+        record: dict[str, Any] = {
+            "mode": self.mode,
+            "server_losses": losses,
+            "sizes": sizes,
+        }
+        if result.energy_kept is not None:
+            record["energy_kept"] = result.energy_kept
+        return Aggregate(
+            result.adapter, weights, record=record, refused=dict(sorted(refused.items()))
+        )
+
+    def _guarded(self, updates: Iterable[SiteUpdate], context: AggregationContext) -> Aggregate:
+        clip: Callable[[Mapping[str, float]], Mapping[str, float]] = dict
+        screened: dict[str, Any] = {}
+        if self.merge == "product":
+            screening = screen_products(updates, context)
+            sound, refused = screening.updates, dict(screening.refused)
+            clip, screened = screening.clip, screening.record()
+        else:
+            sound, refused = screen(updates, context)
+        sizes = {site: size_of(update, self.size) for site, update in sound.items()}
+
+        def merged(weights: Mapping[str, float]) -> Merged:
+            adapters = {site: sound[site].adapter for site in weights}
+            return merge(self.merge, context.adapter, adapters, clip(weights))
+
+        candidates = Candidates(
+            {site: update.adapter for site, update in sound.items()},
+            sizes,
+            {site: frozenset(update.metrics) for site, update in sound.items()},
+            lambda weights: merged(weights).adapter,
+        )
+        decision = self._decide(candidates, context)
+        refused |= decision.refused
+        tuning = self.tuning
+        earlier = context.memory.get("weights", {})
+        weights = with_momentum(decision.weights, earlier, tuning.momentum)
+        weights = capped(weights, tuning.weight_cap)
+        result = merged(weights)
+        verdict = decision.may_follow(result.adapter)
+        record: dict[str, Any] = {
+            "mode": self.mode,
+            **decision.record,
+            "sizes": sizes,
+            "guard": decision.guard.to_json(),
+            "may_follow": verdict.to_json(),
+            "energy_kept": result.energy_kept,
+            **screened,
+        }
+        return Aggregate(
+            result.adapter if verdict.accepted else context.adapter,
+            weights,
+            {"weights": weights},
+            record,
+            dict(sorted(refused.items())),
+        )
+
+    def _decide(self, candidates: Candidates, context: AggregationContext) -> Decision:
+        if context.scorer is not None and self.mode != "cross-eval":
+            return decide_by_notes(
+                self.mode,
+                self.merge,
+                context.scorer,
+                candidates,
+                context.adapter,
+                self.tuning,
+                context.seed,
+            )
+        if context.call is None:
+            raise ConfigError(
+                f"fedmedlora-plus, mode {self.mode}: without notes at the server the sites judge "
+                "each other; expected a way to ask them, got none. Name `server_notes` in the "
+                "study file, or choose `fedavg` or `uniform`."
+            )
+        return decide_by_sites(context.call, candidates, context.adapter, self.tuning, context.seed)

@@ -11,7 +11,7 @@ import numpy as np
 from fedmedlora.core.errors import AggregationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Set
 
     from numpy.typing import NDArray
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from fedmedlora.core.example import Task
 
 LossKind = Literal["completion", "sequence"]
+
+Merge = Literal["factor", "product"]
+"""Whether the sites' factors are averaged, or their products `B A`."""
 
 # What a strategy remembers between rounds, by name: tensors, or what JSON can hold. Saved with the
 # round, so that a resumed run goes on as if it had never stopped.
@@ -53,12 +56,51 @@ class NoteLosses:
         means = [float(np.mean(by_task[task], dtype=np.float64)) for task in sorted(by_task)]
         return sum(means) / len(means)
 
+    @property
+    def fewest_notes(self) -> int:
+        """Notes of the task that has the fewest."""
+        return min((losses.size for losses in self.completion.values()), default=0)
+
+    def half(self, which: int) -> NoteLosses:
+        """The losses of every second note of each task: the first, third, ... (0) or the others."""
+        return NoteLosses(
+            {task: losses[which::2] for task, losses in self.completion.items()},
+            {task: losses[which::2] for task, losses in self.sequence.items()},
+        )
+
 
 class Scorer(Protocol):
-    """The server's validation notes, behind one question. Absent where a server has no notes."""
+    """The server's validation notes, behind a few questions. Absent where a server has no notes.
+
+    `reference` and `paper` ask for `loss` only.
+    """
 
     def loss(self, adapter: AdapterState) -> NoteLosses:
         """The adapter's loss by note and task."""
+
+    def weight_gradient(
+        self, adapters: Mapping[str, AdapterState], weights: Mapping[str, float], merge: Merge
+    ) -> dict[str, float]:
+        """The slope of the merged adapter's mean loss along each site's weight.
+
+        The weights are taken as free numbers: nothing holds their sum at 1.
+        """
+
+    def labels_of(self, site: str) -> frozenset[str] | None:
+        """The labels that the site annotates; None if nobody said."""
+
+    def asking(self, labels: Set[str]) -> Scorer | None:
+        """The same notes, asked for no other labels than these; None if nothing is left to ask.
+
+        A note that has none of these labels has the loss NaN. The scorer itself if its notes ask
+        for no others anyway.
+        """
+
+    def half(self, which: int) -> Scorer:
+        """Every second note of each task, as `NoteLosses.half` parts them."""
+
+    def drawn(self, num_notes: int, seed: int) -> Scorer:
+        """So many notes of each task, drawn by seed; the scorer itself if it has no more."""
 
 
 @dataclass(frozen=True, slots=True)
