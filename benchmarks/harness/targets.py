@@ -74,6 +74,24 @@ TARGETS = {
         Target("T5", f"GPU: {_TRL}", "x", 2, 4),
         Target("T6", "peak memory, 50 simulated sites against 1", "x", 1.10, 1.05, at_least=False),
         Target("T7", "a round's time outside local training", "%", 3, 1, at_least=False),
+        Target("T12", "reading and validating annotated notes, plain JSON lines", "MB/s", 20, 40),
+        Target("T12-load", "the same, all documents kept in memory", "MB/s", 20, 40),
+        Target(
+            "T13",
+            "document bootstrap, 10,000 draws of 1,000 documents",
+            "s",
+            0.5,
+            0.1,
+            at_least=False,
+        ),
+        Target(
+            "T13-interval",
+            "the ends of its interval and of scipy's: the largest distance on any documents",
+            "points",
+            0.1,
+            None,
+            at_least=False,
+        ),
         Target("T15", "CPU: useful training tokens/s against a plain loop with peft", "x", 3, 5),
     )
 }
