@@ -4,8 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedmedlora.adapters.algebra import product_distance, product_norm
 from fedmedlora.adapters.state import AdapterSpec, AdapterState, LoRAPair
-from fedmedlora.aggregation.merging import mean_of_factors
+from fedmedlora.aggregation.merging import mean_of_factors, merge
 from fedmedlora.core.errors import AdapterMismatchError, AggregationError
 from fedmedlora.testing.adapters import random_adapter
 
@@ -68,3 +69,39 @@ def test_adapters_of_two_kinds_are_not_averaged() -> None:
     adapters = {"a": random_adapter(0), "b": random_adapter(0, alpha=8.0)}
     with pytest.raises(AdapterMismatchError, match="b against a: alpha differs"):
         mean_of_factors(adapters, {"a": 0.5, "b": 0.5})
+
+
+def test_a_merge_by_products_tells_how_much_of_the_mean_it_holds() -> None:
+    before, a, b = (random_adapter(seed, rank=2) for seed in range(3))
+    merged = merge("product", before, {"a": a, "b": b}, {"a": 0.5, "b": 0.5})
+    whole = np.concatenate(
+        [
+            2 * ((a.pairs[m].B @ a.pairs[m].A + b.pairs[m].B @ b.pairs[m].A) / 2).numpy().ravel()
+            for m in a.pairs
+        ]
+    )
+    missed = product_distance(merged.adapter, merge("product", a, {"b": b}, {"b": 1.0}).adapter)
+    assert missed > 0.1  # it is not one of the sites
+    assert merged.energy_kept == pytest.approx(
+        product_norm(merged.adapter) ** 2 / float(whole @ whole), rel=1e-5
+    )
+
+
+def test_a_merge_by_factors_leaves_the_rest_of_the_weights_to_the_adapter_before() -> None:
+    adapters = {"a": scalar(1, 8), "b": scalar(5, 4)}
+    merged = merge("factor", scalar(9, 0), adapters, {"a": 0.25, "b": 0.5})
+    assert merged.adapter.pairs["q"].A.item() == 5.0  # 0.25 * 1 + 0.5 * 5 + 0.25 * 9
+    assert merged.adapter.pairs["q"].B.item() == 4.0
+    assert merged.energy_kept is None
+    whole = {"a": 0.25, "b": 0.75}
+    assert merge("factor", scalar(9, 9), adapters, whole).adapter == mean_of_factors(
+        adapters, whole
+    )
+
+
+def test_only_products_of_several_ranks_can_be_merged() -> None:
+    before, adapters = random_adapter(0), {"a": random_adapter(1), "b": random_adapter(2, rank=1)}
+    weights = {"a": 0.5, "b": 0.5}
+    assert merge("product", before, adapters, weights).adapter.spec == before.spec
+    with pytest.raises(AdapterMismatchError, match="rank differs"):
+        merge("factor", before, adapters, weights)
