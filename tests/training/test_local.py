@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -80,6 +80,7 @@ def plain_round(
     *,
     mu: float,
     peak: float,
+    share: float | None = None,
 ) -> tuple[AdapterState, float]:
     """The round as a textbook would write it: example by example, through whole logits."""
     model.load(start)
@@ -87,14 +88,24 @@ def plain_round(
     received = [weight.detach().clone() for weight in weights]
     optimiser = torch.optim.AdamW(weights, lr=peak, weight_decay=0.0)
     total, count = 0.0, 0
+    tokens = {
+        task: sum(
+            e.num_completion_tokens for e in {e for step in steps for e in step} if e.task == task
+        )
+        for task in ("entities", "relations")
+    }
     for number, examples in enumerate(steps):
-        losses = []
+        losses, weight_of = [], []
         for example in examples:
             logits = model.peft(torch.tensor([example.token_ids])).logits[0]
             wanted = torch.tensor(example.token_ids)
             by_token = torch.nn.functional.cross_entropy(logits[:-1], wanted[1:], reduction="none")
             losses.append(by_token[example.num_prompt_tokens - 1 :])
-        loss = torch.cat(losses).mean()
+            own = {"entities": 1 - (share or 0), "relations": share or 0}[example.task]
+            weight = own * sum(tokens.values()) / tokens[example.task] if share else 1.0
+            weight_of.append(torch.full_like(losses[-1], weight))
+        weight_by_token = torch.cat(weight_of)
+        loss = (torch.cat(losses) * weight_by_token).mean()
         total += float(torch.cat(losses).detach().sum())
         count += len(torch.cat(losses))
         pull = sum((w - r).square().sum() for w, r in zip(weights, received, strict=True))
@@ -109,6 +120,55 @@ def plain_round(
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
     return model.state(), total / count
+
+
+@pytest.mark.parametrize("share", [0.2, 0.8])
+@pytest.mark.parametrize("max_tokens", [None, 60])
+def test_two_tasks_share_the_loss_as_told_whatever_their_numbers_of_tokens(
+    model: LoRAModel,
+    start: AdapterState,
+    examples: list[EncodedExample],
+    share: float,
+    max_tokens: int | None,
+) -> None:
+    mixed = [
+        replace(example, task="relations" if index % 3 == 0 else "entities")
+        for index, example in enumerate(examples)
+    ]
+    settings = replace(
+        SETTINGS, relation_share=share, micro_batch_tokens=max_tokens, batch_tokens=300
+    )
+    batches = plan_batches(mixed, batch_tokens=300, address=(11, "batches", 0))
+    steps = [[mixed[i] for i in batch] for batch in batches]
+    assert any(len({example.task for example in step}) > 1 for step in steps)
+    expected, _ = plain_round(model, start, steps, mu=0.0, peak=3e-3, share=share)
+    result = train_locally(model, start, mixed, plan(epochs=1.0), settings, QUIET)
+    unweighted = replace(settings, relation_share=None)
+    plain = train_locally(model, start, mixed, plan(epochs=1.0), unweighted, QUIET)
+
+    moved = change(result, start)
+    gap = torch.cat([(a - b).flatten() for (_, _, a), (_, _, b) in _both(result.adapter, expected)])
+    assert gap.norm() < 0.01 * moved.norm()
+    assert (change(plain, start) - moved).norm() > 0.02 * moved.norm()
+    assert set(result.train_losses) == {"entities", "relations"}
+
+
+def test_losses_are_told_by_task(
+    model: LoRAModel, start: AdapterState, examples: list[EncodedExample]
+) -> None:
+    """With a rate of nearly nothing, they are those of the received adapter."""
+    mixed = [
+        replace(example, task="relations" if index % 2 else "entities")
+        for index, example in enumerate(examples)
+    ]
+    still = replace(SETTINGS, learning_rate=1e-12)
+    found = train_locally(model, start, mixed, plan(epochs=1.0), still, QUIET).train_losses
+    model.load(start)
+    for task in ("entities", "relations"):
+        own = [example for example in mixed if example.task == task]
+        sums = example_losses(model, own, batch_tokens=500)
+        expected = sum(total for total, _ in sums) / sum(count for _, count in sums)
+        assert found[task] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("mu", [0.0, 5.0])
@@ -136,7 +196,7 @@ def test_a_round_is_what_a_plain_loop_over_single_examples_gives(
     assert result.num_steps == len(steps) > 4
     assert moved.norm() > 0.05
     assert gap.norm() < 0.01 * moved.norm()
-    assert result.train_loss == pytest.approx(expected_loss, rel=1e-4)
+    assert result.train_losses["entities"] == pytest.approx(expected_loss, rel=1e-4)
 
 
 def test_the_same_round_twice_gives_the_same_bits(
@@ -147,7 +207,7 @@ def test_the_same_round_twice_gives_the_same_bits(
     second = train_locally(model, start, examples, plan(epochs=1.5), SETTINGS, QUIET)
 
     assert second.adapter == first.adapter
-    assert second.train_loss == first.train_loss
+    assert second.train_losses == first.train_losses
 
 
 def test_a_round_is_not_touched_by_gradients_that_a_broken_round_left_behind(
@@ -284,7 +344,7 @@ def test_a_plan_without_a_step_gives_the_adapter_back(
     result = train_locally(model, start, examples, plan(**fields), SETTINGS, QUIET)
 
     assert result.adapter == start
-    assert (result.num_steps, result.num_examples, result.train_loss) == (0, 0, None)
+    assert (result.num_steps, result.num_examples, result.train_losses) == (0, 0, {})
 
 
 def test_the_plans_learning_rate_wins_over_the_sites(

@@ -28,6 +28,8 @@ class RoundRecord:
         bytes_down: Bytes that each site received.
         site_seconds: Local training time by site. A time field: excluded from comparisons.
         elapsed_seconds: The whole round. A time field: excluded from comparisons.
+        tasks: By site and task: both losses, `num_examples` and `num_completion_tokens`; where a
+            site trains one task, the same as above.
         notes: The strategy's own record (losses, temperatures, flags).
     """
 
@@ -45,6 +47,9 @@ class RoundRecord:
     bytes_down: Mapping[str, int] = field(default_factory=dict)
     site_seconds: Mapping[str, float] = field(default_factory=dict)
     elapsed_seconds: float = 0.0
+    tasks: Mapping[str, Mapping[str, Mapping[str, float | int | None]]] = field(
+        default_factory=dict
+    )
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedmedlora.adapters.exchange import LocalPlan, Reply
     from fedmedlora.adapters.state import AdapterState
     from fedmedlora.aggregation.strategy import Aggregate, Memory, Scorer, Strategy
+    from fedmedlora.core.example import Task
     from fedmedlora.core.records import Observer
     from fedmedlora.federation.checkpoint import Checkpoint
     from fedmedlora.federation.runtime import Runtime
@@ -42,6 +43,7 @@ def run_rounds(
     adapter: AdapterState,
     plan: LocalPlan,
     seed: int,
+    tasks: Mapping[str, tuple[Task, ...]] | None = None,
     scorer: Scorer | None = None,
     checkpoint: Checkpoint | None = None,
     min_sites: int | None = None,
@@ -63,6 +65,7 @@ def run_rounds(
         plan: What all sites do in every round; rounds and seed are filled in here, the seed from
             `seed`, site and round only, so that arms that begin alike do the same work.
         seed: Seed of the run.
+        tasks: What each site trains, where that is not the same for all; None: the plan's.
         scorer: The server's validation notes, if it has any.
         checkpoint: Where rounds are saved; None saves nothing.
         min_sites: Merged updates that a round needs; None: those of all sites.
@@ -86,6 +89,7 @@ def run_rounds(
         plans = {
             site: replace(
                 plan,
+                tasks=plan.tasks if tasks is None else tasks[site],
                 round_index=round_index,
                 num_rounds=num_rounds,
                 seed=derive_seed(seed, "site", site, round_index),
@@ -195,6 +199,18 @@ def _record(
     """What the round writes down. Losses that are not finite are left out: JSON has no NaN."""
     merged = [update for update in updates if update.site in result.weights]
     metrics = {update.site: list(update.metrics.values()) for update in merged}
+    by_task = {
+        update.site: {
+            task: {
+                "train_loss": m.train_loss,
+                "validation_loss": m.validation_loss,
+                "num_examples": m.num_examples,
+                "num_completion_tokens": m.num_completion_tokens,
+            }
+            for task, m in sorted(update.metrics.items())
+        }
+        for update in merged
+    }
     train: dict[str, float] = {}
     validation: dict[str, float] = {}
     for site, tasks in metrics.items():
@@ -221,6 +237,7 @@ def _record(
         },
         update_norms={update.site: change_norm(adapter, update.adapter) for update in merged},
         site_seconds={update.site: update.elapsed_seconds for update in merged},
+        tasks=_plain(by_task),
         notes=_plain(result.record),
     )
 

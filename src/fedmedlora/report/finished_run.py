@@ -204,6 +204,7 @@ class RoundLine(_Stored):
     bytes_down: Mapping[str, Count] = {}
     site_seconds: Mapping[str, FiniteFloat] = {}
     elapsed_seconds: FiniteFloat = 0.0
+    tasks: Mapping[str, Mapping[str, Mapping[str, FiniteFloat | None]]] = {}
     notes: Mapping[str, Any] = {}
 
 

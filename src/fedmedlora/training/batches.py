@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from fedmedlora.core.document import Document
-    from fedmedlora.core.example import Example, Prompt
+    from fedmedlora.core.example import Example, Prompt, Task
     from fedmedlora.models.tokens import PieceTokenizer
     from fedmedlora.prompts.format import TagFormat
+    from fedmedlora.prompts.relation_format import RelationFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class EncodedExample:
     """Token ids of prompt and answer; the loss counts from `num_prompt_tokens` on.
 
     The first `num_shared_tokens`, the instruction, are those of many examples; all of them stand in
-    the prompt.
+    the prompt. `num_entities` counts what the answer marks.
     """
 
     document_id: str
@@ -33,11 +34,17 @@ class EncodedExample:
     num_prompt_tokens: int
     num_entities: int
     num_shared_tokens: int = 0
+    task: Task = "entities"
 
     @property
     def num_completion_tokens(self) -> int:
         """Supervised tokens: the answer and its end mark."""
         return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_targets(self) -> int:
+        """Tokens that count in the loss; the very first token of all is predicted by nothing."""
+        return len(self.token_ids) - max(1, self.num_prompt_tokens)
 
     @property
     def num_own_tokens(self) -> int:
@@ -81,16 +88,44 @@ def render_documents(
     ]
 
 
-def thin_negatives(examples: Sequence[Example], *, keep: float, seed: int) -> list[Example]:
-    """The examples, with a share `keep` of those that hold no entity.
+def render_relation_documents(
+    documents: Iterable[Document],
+    formatted: RelationFormat,
+    tokenizer: PieceTokenizer,
+    labels: Sequence[str],
+    *,
+    window_tokens: int,
+    linked: bool,
+) -> list[Example]:
+    """As `render_documents`, for the modifiers of the documents' entities.
 
-    Windows without entities teach restraint, but most windows of some corpora are such. Which ones
-    stay depends on the seed and the window only.
+    Args:
+        documents: Whose main entities are given.
+        formatted: Of the relation task.
+        tokenizer: The base model's.
+        labels: Modifiers to ask for.
+        window_tokens: Source tokens a window may hold; marks do not count.
+        linked: Whether to ask what they belong to.
+    """
+    return [
+        formatted.render(document, window.span, labels, linked=linked)
+        for document in documents
+        for window in note_windows(document.text, tokenizer, budget_tokens=window_tokens)
+    ]
+
+
+def thin_negatives(examples: Sequence[Example], *, keep: float, seed: int) -> list[Example]:
+    """The examples, with a share `keep` of those that mark nothing.
+
+    Windows without entities, or modifiers, teach restraint, but most windows of some corpora are
+    such. Which ones stay depends on the seed, the task and the window only.
     """
     kept = []
     for example in examples:
         prompt = example.prompt
-        address = (seed, "negatives", prompt.document_id, prompt.window.start)
+        # Each task draws for itself; the entity task as it did when it was the only one.
+        task = () if example.task == "entities" else (example.task,)
+        address = (seed, "negatives", *task, prompt.document_id, prompt.window.start)
         if example.num_entities or python_rng(*address).random() < keep:
             kept.append(example)
     return kept
@@ -130,6 +165,7 @@ def encode_example(example: Example, tokenizer: PieceTokenizer) -> EncodedExampl
         len(prompt),
         example.num_entities,
         len(instruction),
+        example.task,
     )
 
 

@@ -18,17 +18,20 @@ from fedmedlora.training.objectives import token_losses
 from fedmedlora.training.packed import PackedBatch, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from fedmedlora.adapters.exchange import LocalPlan
     from fedmedlora.adapters.state import AdapterState
+    from fedmedlora.core.example import Task
     from fedmedlora.core.records import Observer
     from fedmedlora.models.lora import LoRAModel
 
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
-    """How a site trains. The loss is the mean over all completion tokens of an optimiser step.
+    """How a site trains.
+
+    The loss is the mean over all completion tokens of an optimiser step, times their task's weight.
 
     Attributes:
         learning_rate: Peak of the schedule.
@@ -41,6 +44,8 @@ class LocalSettings:
             memory. A step of more takes several passes and is the same step. None: one pass.
         recompute_layers: Keep no activations within layers but compute them again on the way back:
             far less memory, about a third more time.
+        relation_share: Where a site trains both tasks, how much of the loss the relation task
+            makes, whatever the number of its tokens. None: a token counts as any other.
     """
 
     learning_rate: float
@@ -50,17 +55,18 @@ class LocalSettings:
     max_gradient_norm: float = 1.0
     micro_batch_tokens: int | None = None
     recompute_layers: bool = False
+    relation_share: float | None = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class LocalResult:
     """The trained adapter and what the round cost.
 
-    `train_loss` is per completion token; None if the plan asked for no step.
+    `train_losses` are by task, a mean per completion token; of tasks that some step trained.
     """
 
     adapter: AdapterState
-    train_loss: float | None
+    train_losses: Mapping[Task, float]
     num_steps: int
     num_examples: int
     num_tokens: int
@@ -94,7 +100,10 @@ def train_locally(
     peak = plan.learning_rate if plan.learning_rate is not None else settings.learning_rate
     optimiser = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.0, fused=True)
     packed = allow_packed_rows(model.backbone)
-    loss_sum, num_targets, num_tokens = 0.0, 0, 0
+    weights = task_weights(examples, settings.relation_share)
+    loss_sums: dict[Task, float] = dict.fromkeys(weights, 0.0)
+    num_targets: dict[Task, int] = dict.fromkeys(weights, 0)
+    num_tokens = 0
     memory = recomputed_layers(model.backbone) if settings.recompute_layers else nullcontext()
     with memory:
         for step, indices in enumerate(batches):
@@ -103,12 +112,18 @@ def train_locally(
             optimiser.zero_grad(set_to_none=True)  # also of what a broken-off round left behind
             chosen = [examples[index] for index in indices]
             passes = _passes(model, chosen, settings.micro_batch_tokens, packed=packed)
-            count = sum(int(batch.targets.sum()) for batch in passes)
+            # Not weighted: a step that happens to hold one task alone keeps that task's weight.
+            count = sum(example.num_targets for example in chosen)
             step_loss = 0.0
-            for batch in passes:
+            for batch, some in passes:
                 losses = token_losses(
                     model.backbone, model.base.output_weight, batch, batch.targets
                 )
+                for task, part in _by_task(batch, some, losses.detach()).items():
+                    loss_sums[task] += float(part.sum())
+                    num_targets[task] += part.numel()
+                if len(weights) > 1:
+                    losses = losses * _by_target(batch, [weights[e.task] for e in some], losses)
                 step_loss += float(losses.detach().sum())
                 if not math.isfinite(step_loss):
                     raise FedMedLoRAError(
@@ -121,14 +136,12 @@ def train_locally(
                     parameter.grad.add_(parameter.detach() - start, alpha=plan.proximal_mu)
             torch.nn.utils.clip_grad_norm_(parameters, settings.max_gradient_norm)
             optimiser.step()
-            loss_sum += step_loss
-            num_targets += count
-            step_tokens = sum(batch.num_tokens for batch in passes)
+            step_tokens = sum(batch.num_tokens for batch, _ in passes)
             num_tokens += step_tokens
             observer.advance(step_tokens, loss=step_loss / count)
     return LocalResult(
         model.state(),
-        loss_sum / num_targets if num_targets else None,
+        {task: loss_sums[task] / count for task, count in num_targets.items() if count},
         len(batches),
         sum(len(indices) for indices in batches),
         num_tokens,
@@ -143,17 +156,58 @@ def _passes(
     *,
     packed: bool,
     whole: bool = False,
-) -> list[Batch | PackedBatch]:
-    """The examples, in order, as what the network reads pass by pass."""
+) -> list[tuple[Batch | PackedBatch, list[EncodedExample]]]:
+    """The examples, in order, as what the network reads pass by pass; each with its examples."""
     device = model.base.output_weight.device
     pad_id = model.base.tokenizer.end_id
-    found: list[Batch | PackedBatch] = []
+    found: list[tuple[Batch | PackedBatch, list[EncodedExample]]] = []
     for row in cut_rows(examples, max_tokens=max_tokens, packed=packed):
         some = [examples[index] for index in row]
         if packed:
-            found.append(pack(some, whole=whole, device=device))
+            found.append((pack(some, whole=whole, device=device), some))
         else:
-            found.append(collate(some, pad_id, whole=whole, device=device))
+            found.append((collate(some, pad_id, whole=whole, device=device), some))
+    return found
+
+
+def task_weights(
+    examples: Sequence[EncodedExample], relation_share: float | None
+) -> dict[Task, float]:
+    """The weight of a completion token of each task that there are examples of.
+
+    With both tasks the weights give relations their share of the loss; their mean over all tokens
+    is 1, so that the learning rate means the same as for one task.
+    """
+    counts: dict[Task, int] = {}
+    for example in examples:
+        counts[example.task] = counts.get(example.task, 0) + example.num_completion_tokens
+    if relation_share is None or len(counts) < 2:
+        return dict.fromkeys(counts, 1.0)
+    shares: dict[Task, float] = {"entities": 1 - relation_share, "relations": relation_share}
+    total = sum(counts.values())
+    return {task: shares[task] * total / count for task, count in counts.items()}
+
+
+def _by_task(
+    batch: Batch | PackedBatch, examples: Sequence[EncodedExample], losses: torch.Tensor
+) -> dict[Task, torch.Tensor]:
+    """The losses of a pass by task."""
+    if len({example.task for example in examples}) == 1:
+        return {examples[0].task: losses}
+    parts: dict[Task, list[torch.Tensor]] = {}
+    for example, part in zip(examples, batch.by_example(losses), strict=True):
+        parts.setdefault(example.task, []).append(part)
+    return {task: torch.cat(found) for task, found in parts.items()}
+
+
+def _by_target(
+    batch: Batch | PackedBatch, values: Sequence[float], losses: torch.Tensor
+) -> torch.Tensor:
+    """One value an example as one a target, in the order of `losses`."""
+    found = torch.empty_like(losses)
+    order = torch.arange(len(losses), device=losses.device)
+    for places, value in zip(batch.by_example(order), values, strict=True):
+        found[places] = value
     return found
 
 
@@ -214,7 +268,7 @@ def example_losses(
     packed = allow_packed_rows(model.backbone)
     parts: list[torch.Tensor] = []
     with torch.inference_mode():
-        for batch in _passes(
+        for batch, _ in _passes(
             model, chosen, batch_tokens, packed=packed, whole=reading == "sequence"
         ):
             losses = token_losses(model.backbone, model.base.output_weight, batch, batch.targets)

@@ -116,7 +116,7 @@ class LocalSite:
                 num_examples=len(self.data[task].train),
                 num_completion_tokens=self.data[task].num_completion_tokens,
                 num_entities=sum(example.num_entities for example in self.data[task].train),
-                train_loss=result.train_loss,
+                train_loss=result.train_losses.get(task),
                 validation_loss=validation[task],
             )
             for task in plan.tasks
