@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fedmedlora.report.relation_tables import LINKS
 from fedmedlora.report.tables import fewest_notes, presets_of, settings_of
 from fedmedlora.report.wording import counted, includes_zero, interval, listed, points
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
         Comparison,
         FinishedRun,
         StudyScores,
+        TaskComparison,
     )
 
 SETTING_TITLES = {
@@ -30,7 +32,11 @@ def headline(run: FinishedRun) -> list[str]:
     """Paragraphs: what was done, then for each setting what came out of it and how sure it is."""
     scores = run.scores
     preset = next(iter(presets_of(scores)), "")
-    found = [_what_came_out(scores, setting, preset) for setting in settings_of(scores)]
+    found = [
+        told(scores, setting, preset)
+        for setting in settings_of(scores)
+        for told in (_what_came_out, _what_was_linked)
+    ]
     return [_what_was_done(run), *filter(None, found), *_what_was_given(run)]
 
 
@@ -80,12 +86,13 @@ def _what_came_out(scores: StudyScores, setting: str, preset: str) -> str:
     chosen = f" (picked because it is the highest of {others + 1} {kind})" if others else ""
     judged = fewest_notes(scores, setting) >= 2
     sure = f" (95 % interval {interval(best.ci95)})" if best.ci95 and judged else ""
+    score = "entity F1" if scores.task_results else "F1"
     first = (
         f"On {where} ({counted(documents, 'test note')}), {best.arm}{chosen} reaches "
-        f"a {preset} F1 of {points(best.macro_f1)} points{sure}."
+        f"a {preset} {score} of {points(best.macro_f1)} points{sure}."
     )
     compared = [
-        _difference(c, judged=judged)
+        _difference(c, c.against, judged=judged)
         for c in scores.comparisons
         if (c.setting, c.preset, c.arm) == (setting, preset, best.arm)
         and conditions.get(c.against) != "federated"
@@ -94,15 +101,48 @@ def _what_came_out(scores: StudyScores, setting: str, preset: str) -> str:
     return f"{first} That is {listed(compared)}.{doubt}" if compared else f"{first}{doubt}"
 
 
+def _what_was_linked(scores: StudyScores, setting: str, preset: str) -> str:
+    """The best links of a model end to end, and how far they are from those by rule."""
+    conditions = {arm.name: arm.condition for arm in scores.arms}
+    rows = [
+        row
+        for row in scores.task_summary
+        if (row.setting, row.preset, row.figure) == (setting, preset, LINKS)
+    ]
+    federated = [row for row in rows if conditions.get(row.arm or "") == "federated"]
+    candidates = federated or [row for row in rows if row.arm in conditions]
+    if not candidates:
+        return ""
+    best = max(candidates, key=lambda row: row.macro_f1)
+    kind = "federated arms" if federated else "arms"
+    picked = f" (picked because it is the highest of {len(candidates)} {kind})"
+    chosen = picked if len(candidates) > 1 else ""
+    documents = [c.documents for c in scores.cohorts if c.name in best.cohorts]
+    judged = min(documents, default=0) >= 2
+    sure = f" (95 % interval {interval(best.ci95)})" if best.ci95 and judged else ""
+    by_rule = [
+        f", {_difference(row, 'the rule linker on the same mentions', judged=judged)}"
+        for row in scores.task_comparisons
+        if (row.setting, row.preset, row.figure) == (setting, preset, LINKS)
+        and row.arm == best.arm
+        and row.against_linker == "rules"
+    ]
+    return (
+        f"Relations on {listed(list(best.cohorts))} ({counted(sum(documents), 'test note')}): "
+        f"{best.arm}{chosen} reaches a {preset} relation F1 of {points(best.macro_f1)} points "
+        f"end to end{sure}{''.join(by_rule)}."
+    )
+
+
 def _names(names: list[str]) -> str:
     return f" ({listed(names)})" if len(names) <= _MOST_NAMES else ""
 
 
-def _difference(comparison: Comparison, *, judged: bool) -> str:
+def _difference(comparison: Comparison | TaskComparison, against: str, *, judged: bool) -> str:
     """Such as `20.0 points above zero-shot (12.0 to 28.0)`."""
     size = points(abs(comparison.difference))
     side = "above" if comparison.difference >= 0 else "below"
-    difference = f"{size} points {side} {comparison.against}"
+    difference = f"{size} points {side} {against}"
     if not judged:
         return difference
     doubt = ": includes 0, so no clear difference" if includes_zero(comparison.ci95) else ""
