@@ -1,5 +1,7 @@
 """One door to a corpus: a card, BRAT files or one JSON lines file."""
 
+import gc
+
 import pytest
 
 from fedmedlora.core.document import Document, Entity
@@ -72,3 +74,20 @@ def test_a_folder_of_corpora_stands_for_each_of_them(tmp_path):
     assert find_corpora(tmp_path) == [tmp_path / "north", tmp_path / "south"]
     assert find_corpora(tmp_path / "north") == [tmp_path / "north"]
     assert find_corpora(tmp_path / "x.jsonl") == [tmp_path / "x.jsonl"]
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_the_garbage_collector_is_left_as_it_was_also_by_a_corpus_that_cannot_be_read(
+    tmp_path, was_on
+):
+    write_jsonl(tmp_path / "good.jsonl", NOTES)
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    before = gc.isenabled()
+    (gc.enable if was_on else gc.disable)()
+    try:
+        load_corpus(tmp_path / "good.jsonl")
+        with pytest.raises(CorpusError):
+            load_corpus(tmp_path / "bad.jsonl")
+        assert gc.isenabled() == was_on
+    finally:
+        (gc.enable if before else gc.disable)()
