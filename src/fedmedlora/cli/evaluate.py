@@ -29,6 +29,12 @@ def evaluate(
         Path | None,
         typer.Option("--against", help="Another system's predictions, to compare with."),
     ] = None,
+    rule_linker: Annotated[
+        bool,
+        typer.Option(
+            "--rule-linker", help="Compare with links by distance and type on the same mentions."
+        ),
+    ] = False,
     labels: Annotated[
         str | None, typer.Option("--labels", help="Score only these labels, e.g. problem,drug.")
     ] = None,
@@ -58,18 +64,28 @@ def evaluate(
     from fedmedlora.evaluation.evaluate import evaluate_presets
     from fedmedlora.evaluation.mistakes import write_mistakes
     from fedmedlora.evaluation.presets import PRESETS, find_preset
+    from fedmedlora.inference.rule_linker import LINK, link_by_rule
 
+    if rule_linker and against:
+        raise ConfigError("--rule-linker and --against: expected one system to compare with.")
     if errors and errors in (gold, predicted, against):
         raise ConfigError("--errors: the file holds notes; expected the name of a file to write.")
     presets = list(PRESETS.values()) if preset == ALL else [find_preset(preset)]
     gold_corpus = load_corpus(gold)
     card = gold_corpus.card
+    found = load_corpus(predicted).documents
+    other = load_corpus(against).documents if against else None
+    own_schema = load_schema(schema) if schema else None
+    if rule_linker:
+        links = card.annotated_relations if card else ()
+        link = links[0] if len(links) == 1 else LINK
+        other = tuple(link_by_rule(document, own_schema, name=link) for document in found)
     results = evaluate_presets(
         gold_corpus.documents,
-        load_corpus(predicted).documents,
+        found,
         presets,
-        against=load_corpus(against).documents if against else None,
-        schema=load_schema(schema) if schema else None,
+        against=other,
+        schema=own_schema,
         labels=None if labels is None else _split(labels),
         annotated_relations=card.annotated_relations if card else None,
     )
