@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fedmedlora.adapters.state import FACTORS, AdapterState, LoRAPair
+from fedmedlora.adapters.state import AdapterState, LoRAPair
 from fedmedlora.aggregation.merging import mean_of_factors
 from fedmedlora.aggregation.screening import screen
 
@@ -39,8 +39,13 @@ def mean_of_one_factor(
         AggregationError: Weights and adapters name different sites, or weights do not sum to 1.
         AdapterMismatchError: The adapters cannot be added, or do not fit `before`.
     """
-    others = before.only(FACTORS - next(iter(adapters.values())).factors)
-    copied = AdapterState(
-        before.spec, {m: LoRAPair(p.A.clone(), p.B.clone()) for m, p in others.pairs.items()}
-    )
-    return copied.filled_from(mean_of_factors(adapters, weights))
+    pairs = {}
+    for module, pair in mean_of_factors(adapters, weights).pairs.items():
+        old = before.pairs[module]
+        pairs[module] = LoRAPair(
+            A=pair.A if pair.A.numel() else old.A.clone(),
+            B=pair.B if pair.B.numel() else old.B.clone(),
+        )
+    adapter = AdapterState(before.spec, pairs)
+    before.check_compatible(adapter, "mean of one factor")
+    return adapter
