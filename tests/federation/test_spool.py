@@ -24,7 +24,9 @@ from fedmedlora.testing.adapters import SHAPES, DriftingSite, random_adapter, si
 
 SITES = [f"site-{number:02d}" for number in range(12)]
 every_strategy = pytest.mark.parametrize(
-    "strategy", [FedAvg(), Uniform(), FedMedLoRAPlus("reference")], ids=["fedavg", "uniform", "plus"]
+    "strategy",
+    [FedAvg(), Uniform(), FedMedLoRAPlus("reference")],
+    ids=["fedavg", "uniform", "plus"],
 )
 
 

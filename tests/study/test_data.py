@@ -61,7 +61,7 @@ def test_the_server_holds_validation_notes_only_and_as_many_as_were_agreed(
     prepared: Prepared,
 ) -> None:
     assert prepared.server_notes is not None
-    given = set(prepared.server_notes._note_of)
+    given = set(prepared.server_notes.notes["entities"])
     by_site = {site.name: site for site in prepared.notes.sites}
 
     assert {site for site, _ in given} == set(by_site)

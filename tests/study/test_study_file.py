@@ -164,7 +164,10 @@ def test_an_override_of_nothing_is_a_fault(minimal: Path, override: str, reason:
         ("strategies.0.name=fedbest", "strategies.0: Input tag 'fedbest'"),
         ("strategies.0.mode=paper", "strategies.0.fedavg.mode: unknown key"),
         ('strategies=[{name="fedavg"}, {name="fedavg"}]', "fedavg is listed more than once"),
-        ('strategies=[{name="fedmedlora-plus", mode="reference"}]', "expected [server_notes], got none"),
+        (
+            'strategies=[{name="fedmedlora-plus", mode="reference"}]',
+            "expected [server_notes], got none",
+        ),
         ("split.train=0.9", "split: the shares add up to 1.2; expected 1"),
         ("split.test=0", "split.test: Input should be greater than 0"),
         ('server_notes.sites=["south"]', "server_notes.sites: 'south' is not a training site"),

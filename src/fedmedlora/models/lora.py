@@ -14,6 +14,8 @@ from fedmedlora.core.seeds import derive_seed
 from fedmedlora.models.lora_linear import LoRALinear, attach
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
 
     from fedmedlora.models.load import BaseModel
@@ -109,6 +111,19 @@ class LoRAModel:
                 if factor in factors:
                     chosen.append(weight)
         return chosen
+
+    def gradients(self) -> Iterator[tuple[str, LoRAPair]]:
+        """By module, the slopes that a backward pass left on its factors; zeros where none did.
+
+        They are dropped as they are read.
+        """
+        for name, layer in self._layers.items():
+            found = []
+            for weight in (layer.lora_A, layer.lora_B):
+                slope = torch.zeros_like(weight) if weight.grad is None else weight.grad
+                found.append(slope.detach().cpu())
+                weight.grad = None
+            yield name, LoRAPair(A=found[0], B=found[1])
 
     def load(self, adapter: AdapterState) -> None:
         """Take over an adapter's values.

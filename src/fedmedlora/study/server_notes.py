@@ -1,25 +1,49 @@
-"""The server's validation notes behind the one question that strategies ask: how good is this?"""
+"""The server's validation notes behind what strategies ask: how good is this, and due to whom?"""
 
 from __future__ import annotations
 
+import copy
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedmedlora.adapters.ranks import change_rank
 from fedmedlora.aggregation.strategy import NoteLosses
+from fedmedlora.core.seeds import numpy_rng, python_rng
+from fedmedlora.models.mixture import Mixture
 from fedmedlora.study.data import encoded_notes, within_tokens
+from fedmedlora.training.gradients import add_gradients
 from fedmedlora.training.local import example_losses
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence, Set
+
     from numpy.typing import NDArray
 
     from fedmedlora.adapters.state import AdapterState
+    from fedmedlora.aggregation.strategy import Merge
+    from fedmedlora.core.document import Document
+    from fedmedlora.core.example import Task
     from fedmedlora.models.lora import LoRAModel
     from fedmedlora.prompts.format import TagFormat
     from fedmedlora.study.config import ServerNotesConfig, StudyConfig
     from fedmedlora.study.data import SiteNotes
     from fedmedlora.training.batches import EncodedExample
     from fedmedlora.training.local import Reading
+
+    Encoder = Callable[[Document, Sequence[str]], list[EncodedExample]]
+
+
+@dataclass(frozen=True, slots=True)
+class AskedNote:
+    """A note of a site, the labels that it is asked for, and its windows within the budget."""
+
+    giver: str
+    document: Document
+    labels: tuple[str, ...]
+    examples: tuple[EncodedExample, ...]
 
 
 class ServerNotes:
@@ -37,37 +61,172 @@ class ServerNotes:
         tags: TagFormat,
     ) -> None:
         givers = [s for s in sites if not settings.sites or s.name in settings.sites]
-        share = None if settings.max_tokens is None else settings.max_tokens // len(givers)
         self._model = model
-        self._batch_tokens = config.training.batch_tokens
-        self._examples: list[EncodedExample] = []
-        self._note_of: list[tuple[str, str]] = []
-        for site in givers:
-            notes = site.validation[: settings.notes_per_site]
-            examples = encoded_notes(config, notes, site.labels, tags, model.base.tokenizer)
-            for example in within_tokens(examples, share):
-                self._examples.append(example)
-                self._note_of.append((site.name, example.document_id))
+        self._mixture = Mixture(model)
+        self._labels = {site.name: frozenset(site.labels) for site in sites}
+        training = config.training
+        self._batch_tokens = training.micro_batch_tokens or training.batch_tokens
+        # The second reading costs as much as the first.
+        self._reads_sequences = any(
+            getattr(strategy, "validation_loss", "completion") == "sequence"
+            for strategy in config.strategies
+        )
+        self._encoders: dict[Task, Encoder] = {
+            "entities": lambda note, labels: encoded_notes(
+                config, [note], labels, tags, model.base.tokenizer
+            )
+        }
+        parts = len(givers) * len(self._encoders)
+        share = None if settings.max_tokens is None else settings.max_tokens // parts
+        self._notes: dict[Task, list[AskedNote]] = {
+            task: [
+                note
+                for site in givers
+                for note in _within(site, settings.notes_per_site, encode, share)
+            ]
+            for task, encode in self._encoders.items()
+        }
+
+    @property
+    def notes(self) -> dict[Task, list[tuple[str, str]]]:
+        """By task, giver and id of each note."""
+        return {
+            task: [(note.giver, note.document.id) for note in notes]
+            for task, notes in self._notes.items()
+        }
 
     @property
     def num_tokens(self) -> int:
         """Tokens of one pass over the notes."""
-        return sum(len(example.token_ids) for example in self._examples)
+        notes = [note for found in self._notes.values() for note in found]
+        return sum(len(example.token_ids) for note in notes for example in note.examples)
+
+    def examples(
+        self, task: Task, *, negatives: float = 1.0, seed: int = 0
+    ) -> list[EncodedExample]:
+        """The windows of all notes, with a share `negatives` of those that mark nothing."""
+        return [
+            example
+            for note in self._notes[task]
+            for place, example in enumerate(note.examples)
+            if example.num_entities
+            or python_rng(seed, "negatives", task, note.giver, note.document.id, place).random()
+            < negatives
+        ]
 
     def loss(self, adapter: AdapterState) -> NoteLosses:
-        """The adapter's loss by note, over the answers and over the whole sequences."""
-        self._model.load(adapter)
-        return NoteLosses(
-            {"entities": self._by_note("completion")}, {"entities": self._by_note("sequence")}
+        """The adapter's loss by note: a mean over the answers' tokens.
+
+        Where a strategy of the study asks for it, also over the whole sequences.
+        """
+        self._model.load(self._of_full_rank(adapter))
+        sequence = self._by_note("sequence") if self._reads_sequences else {}
+        return NoteLosses(self._by_note("completion"), sequence)
+
+    def weight_gradient(
+        self, adapters: Mapping[str, AdapterState], weights: Mapping[str, float], merge: Merge
+    ) -> dict[str, float]:
+        """One backward pass over all notes for all sites together."""
+        examples: list[EncodedExample] = []
+        shares: list[float] = []
+        for notes in self._notes.values():
+            asked = [note for note in notes if note.examples]
+            for note in asked:
+                num_targets = sum(_num_targets(example) for example in note.examples)
+                examples += note.examples
+                share = 1 / num_targets / len(asked) / len(self._notes)
+                shares += [share] * len(note.examples)
+        return self._mixture.slopes(
+            adapters,
+            weights,
+            merge,
+            lambda model: add_gradients(model, examples, shares, batch_tokens=self._batch_tokens),
         )
 
-    def _by_note(self, reading: Reading) -> NDArray[np.float64]:
-        losses = example_losses(
-            self._model, self._examples, batch_tokens=self._batch_tokens, reading=reading
+    def labels_of(self, site: str) -> frozenset[str] | None:
+        """The labels that the site annotates; None for a site that is not of this study."""
+        return self._labels.get(site)
+
+    def asking(self, labels: Set[str]) -> ServerNotes | None:
+        """The same notes, asked for no other labels than these."""
+        asked = {
+            task: [self._asked(task, note, labels) for note in notes]
+            for task, notes in self._notes.items()
+        }
+        if asked == self._notes:
+            return self
+        if not any(note.examples for notes in asked.values() for note in notes):
+            return None
+        return self._with(asked)
+
+    def half(self, which: int) -> ServerNotes:
+        """Every second note of each task."""
+        return self._with({task: notes[which::2] for task, notes in self._notes.items()})
+
+    def drawn(self, num_notes: int, seed: int) -> ServerNotes:
+        """So many notes of each task."""
+        if all(len(notes) <= num_notes for notes in self._notes.values()):
+            return self
+        return self._with({t: _drawn(n, num_notes, t, seed) for t, n in self._notes.items()})
+
+    def _with(self, notes: dict[Task, list[AskedNote]]) -> ServerNotes:
+        part = copy.copy(self)
+        part._notes = notes
+        return part
+
+    def _asked(self, task: Task, note: AskedNote, labels: Set[str]) -> AskedNote:
+        wanted = tuple(label for label in note.labels if label in labels)
+        if wanted == note.labels:
+            return note
+        # Windows are cut by the text alone, so these are the same places.
+        encoded = self._encoders[task](note.document, wanted) if wanted else []
+        return replace(note, labels=wanted, examples=tuple(encoded[: len(note.examples)]))
+
+    def _of_full_rank(self, adapter: AdapterState) -> AdapterState:
+        """A site of a lower rank or another scale, as the one model can hold it."""
+        spec = self._model.spec
+        if adapter.spec.rank == spec.rank and adapter.spec.scaling == spec.scaling:
+            return adapter
+        return change_rank(adapter, spec.rank, spec.alpha, spec.rslora)
+
+    def _by_note(self, reading: Reading) -> dict[Task, NDArray[np.float64]]:
+        examples = [e for notes in self._notes.values() for note in notes for e in note.examples]
+        found = iter(
+            example_losses(self._model, examples, batch_tokens=self._batch_tokens, reading=reading)
         )
-        sums: dict[tuple[str, str], list[float]] = {}
-        for note, (total, count) in zip(self._note_of, losses, strict=True):
-            entry = sums.setdefault(note, [0.0, 0.0])
-            entry[0] += total
-            entry[1] += count
-        return np.array([total / count for total, count in sums.values()], dtype=np.float64)
+        losses: dict[Task, NDArray[np.float64]] = {}
+        for task, notes in self._notes.items():
+            means = []
+            for note in notes:
+                read = [next(found) for _ in note.examples]
+                count = sum(num for _, num in read)
+                means.append(sum(total for total, _ in read) / count if count else math.nan)
+            losses[task] = np.array(means, dtype=np.float64)
+        return losses
+
+
+def _within(
+    site: SiteNotes, num_notes: int, encode: Encoder, max_tokens: int | None
+) -> list[AskedNote]:
+    """The site's first notes, with the windows that its share of the token budget holds."""
+    notes = site.validation[:num_notes]
+    encoded = [encode(note, site.labels) for note in notes]
+    kept = len(within_tokens([example for part in encoded for example in part], max_tokens))
+    found = []
+    for note, examples in zip(notes, encoded, strict=True):
+        some, kept = tuple(examples[:kept]), max(0, kept - len(examples))
+        if some:
+            found.append(AskedNote(site.name, note, site.labels, some))
+    return found
+
+
+def _drawn(notes: list[AskedNote], num_notes: int, task: str, seed: int) -> list[AskedNote]:
+    if len(notes) <= num_notes:
+        return notes
+    chosen = numpy_rng(seed, "server-notes", task).choice(len(notes), num_notes, replace=False)
+    return [notes[index] for index in sorted(chosen)]
+
+
+def _num_targets(example: EncodedExample) -> int:
+    """Tokens that count in the loss; the very first token of all is predicted by nothing."""
+    return len(example.token_ids) - max(1, example.num_prompt_tokens)
