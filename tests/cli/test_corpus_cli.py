@@ -62,6 +62,21 @@ def test_validate_lists_file_line_and_reason_of_every_fault_and_exits_1(run, hos
     assert [fault["line"] for fault in told["faults"]] == [3, 4]
 
 
+def test_validate_reads_another_format_by_name_and_says_so_where_it_was_not_named(run, tmp_path):
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"id": 1, "text": "x"}\n{"id": 2, "text": "x", "label": [[0, 2, "drug"]]}\n')
+    code, out, _ = run("validate", path, "--from", "doccano")
+    assert code == 1
+    assert out.splitlines() == [
+        f"{path}:2: entity 'T0': offsets 0 to 2 do not lie in the text of 1 characters.",
+        f"{path}: 1 faults (1 offset)",
+    ]
+    code, out, _ = run("validate", path)
+    assert code == 1
+    assert out.splitlines()[-1].endswith("If they are in another format, name it: --from.")
+    assert run("validate", path, "--from", "brat")[0] == 2
+
+
 def test_validate_takes_another_schema_or_any_label(run, tmp_path):
     write_jsonl(tmp_path / "d.jsonl", [NOTE])
     schema = tmp_path / "schema.toml"

@@ -203,13 +203,39 @@ def test_everything_for_people_fits_into_80_columns(
     assert "mistakes: 0 boundary, 80 type, " in out
 
 
+def test_long_names_break_but_no_figure_is_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    own = [entity("T1", "Psychological_assessment_by_questionnaire", 6, 16)]
+    other = [entity("T2", "Therapeutic_procedure_without_a_drug", 17, 22)]
+    link = [{"id": "R1", "label": "follows", "head": "T1", "tail": "T2"}]
+    gold = write(tmp_path / "gold.jsonl", own + other, relations=link)
+
+    assert run_app(app, ["evaluate", "--gold", str(gold), "--predicted", str(gold)]) == 0
+
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert out.count("1.000 1.000 1.000 1.000-1.000") == 6  # three names, two blocks, gold entities
+
+
+def test_notes_without_a_mention_leave_nothing_to_score(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gold = write(tmp_path / "gold.jsonl", [])
+
+    assert run_app(app, ["evaluate", "--gold", str(gold), "--predicted", str(gold)]) == 0
+
+    assert "Nothing to score: no mention on either side." in capsys.readouterr().out
+
+
 def test_the_table_names_the_preset_the_documents_and_the_interval(
     files: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_app(app, files) == 0
 
     out = capsys.readouterr().out
-    assert "preset strict, documents: 1" in out
+    assert f"preset strict, documents: 1, fedmedlora {__version__}" in out
     assert "entities, micro" in out
     assert "0.500-0.500" in out
 

@@ -100,7 +100,7 @@ def test_what_a_document_cannot_hold_is_counted(tmp_path):
     assert len(list(reader)) == 1
     assert reader.dropped == {
         "event role of what is not in the file": 1, "attribute of what is not in the file": 1,
-        "group member that is not in the file": 2, "note": 1, "normalization": 1,
+        "group member that is not in the file": 2, "annotator's note": 1, "normalization": 1,
     }  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def test_a_bad_note_is_left_out_and_counted_when_asked(tmp_path):
     told = account.to_json()
     assert (told["num_read"], told["num_skipped"], told["num_written"]) == (2, 1, 1)
     assert told["skipped_reasons"] == {"text-mismatch": 1}
-    assert told["dropped"] == {"note": 1}
+    assert told["dropped"] == {"annotator's note": 1}
 
 
 def test_a_note_that_the_target_cannot_hold_counts_as_a_bad_one(tmp_path):

@@ -255,7 +255,8 @@ def test_a_refusal_shows_the_first_faults_and_counts_the_others(tmp_path):
         read_jsonl(path)
     lines = str(caught.value).splitlines()
     assert [line.split(": ")[0] for line in lines[:10]] == [f"{path}:{i}" for i in range(1, 11)]
-    assert len(lines) == 11
+    assert len(lines) == 12
+    assert lines[11].startswith("None can be read. If they are stored in another format")
     assert "14 notes cannot be read exactly (14 faults, 4 more than shown)" in lines[10]
 
 

@@ -213,6 +213,14 @@ def test_predictions_that_could_not_be_placed_are_false_positives() -> None:
     assert result.modifiers.labels["strength"] == Counts(tp=1, fp=1)
 
 
+def test_an_unplaced_prediction_is_false_also_where_its_label_occurs_nowhere_else() -> None:
+    lost = {"unaligned_predictions": {"test": 2}}
+
+    result = scored([GOLD], [dataclasses.replace(GOLD, metadata=lost)])
+
+    assert result.entities.labels["test"] == Counts(fp=2)
+
+
 def test_a_note_without_a_prediction_inherits_no_counts_from_the_gold_metadata() -> None:
     gold = dataclasses.replace(GOLD, metadata={"unaligned_predictions": {"drug": 9}})
 

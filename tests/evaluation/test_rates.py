@@ -50,6 +50,14 @@ def test_nothing_predicted_and_nothing_asked_is_no_division_by_zero() -> None:
     assert rates_of([]).hallucination == 0.0
 
 
+@pytest.mark.parametrize("recorded", [3, {"drug": "two"}, {"drug": -1}, {"drug": True}, [1], None])
+def test_unplaced_answers_without_labels_are_refused_because_they_would_not_count_as_false(
+    recorded: object,
+) -> None:
+    with pytest.raises(CorpusError, match=r"'n1': metadata unaligned_predictions: expected whole"):
+        rates_of([note(unaligned_predictions=recorded)])
+
+
 @pytest.mark.parametrize(
     "metadata",
     [

@@ -16,7 +16,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 CorpusPath = Annotated[
     Path,
     typer.Argument(
-        exists=True, help="A folder with corpus.toml, a folder of BRAT files, or a JSON lines file."
+        exists=True,
+        help="A folder with corpus.toml, of such folders or of BRAT files, or a JSON lines file.",
     ),
 ]
 
@@ -101,7 +102,7 @@ def convert(
 def summarize(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", exists=True, help="Corpora, or a folder of them."),
+        typer.Argument(metavar="PATH", exists=True, help="Corpora, or a folder of them."),
     ],
     as_json: AsJson = False,
 ) -> None:
@@ -127,6 +128,10 @@ def summarize(
 @app.command(epilog="Example: fedmedlora corpus validate hospitals/north")
 def validate(
     path: CorpusPath,
+    source_format: Annotated[
+        SourceFormat | None,
+        typer.Option("--from", help="What PATH holds, if no card says it and it is not obvious."),
+    ] = None,
     schema: Annotated[
         Path | None, typer.Option(exists=True, help="Labels to check against (TOML).")
     ] = None,
@@ -142,7 +147,11 @@ def validate(
     from fedmedlora.corpora.validate import validate as validate_corpus
 
     chosen = load_schema(schema) if schema else default_schema()
-    results = [validate_corpus(p, None if any_label else chosen) for p in find_corpora(path)]
+    labels = None if any_label else chosen
+    if source_format:
+        results = [validate_corpus(path, labels, source_format.value)]
+    else:
+        results = [validate_corpus(corpus, labels) for corpus in find_corpora(path)]
     if as_json:
         print_json(corpus_tables.validations_json(results))
     else:

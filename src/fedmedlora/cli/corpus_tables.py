@@ -56,6 +56,8 @@ def show_validations(results: Sequence[Validation]) -> None:
             kinds = Counter(fault.code for fault in result.faults)
             told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
             typer.echo(f"{result.path}: {len(result.faults)} faults ({told})")
+            if result.num_bad_notes and not result.num_documents:
+                typer.echo("No note can be read. If they are in another format, name it: --from.")
         else:
             typer.echo(f"{result.path}: {result.num_documents} documents, no fault")
 

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from fedmedlora import __version__
 from fedmedlora.evaluation.blocks import BLOCKS, RELATIONS
 from fedmedlora.evaluation.mistakes import KINDS, mistake_table
 from fedmedlora.evaluation.scores import Counts
@@ -24,17 +25,21 @@ _MOST_MISTAKES_SHOWN = 10
 
 def show_scores(result: Evaluation) -> None:
     """Print the blocks of one preset, and what went wrong before anything could be scored."""
-    table = _table(f"preset {result.preset}, documents: {result.num_documents}", "")
+    title = f"preset {result.preset}, documents: {result.num_documents}, fedmedlora {__version__}"
+    table = _table(title, "")
     for heading in ("tp", "fp", "fn", "P", "R", "F1", "95 % CI"):
         table.add_column(heading, justify="right", no_wrap=True)
     for block in BLOCKS:
         if result.figures[block].labels:
             _add_block(table, block, result)
-    Console().print(table)
+    if table.row_count:
+        Console().print(table)
+    else:
+        typer.echo(f"{title}\nNothing to score: no mention on either side.")
     rates = result.rates
     if rates.num_unaligned:
-        share = f"{rates.hallucination:.1%} of all"
-        typer.echo(f"{rates.num_unaligned} predictions ({share}) could not be placed: all false.")
+        unplaced = f"{rates.num_unaligned} predictions ({rates.hallucination:.1%} of all)"
+        typer.echo(f"{unplaced} could not be placed in their note: false positives.")
     for what, rate in (("unreadable", rates.parse_failure), ("cut off", rates.truncation)):
         if rate is not None:
             typer.echo(f"Answers of the model that were {what}: {rate:.1%}")
@@ -84,7 +89,8 @@ def show_differences(results: Sequence[Evaluation]) -> None:
 
 def _table(title: str | None, first_column: str) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
-    table.add_column(first_column, no_wrap=True)
+    # Long names break, figures never.
+    table.add_column(first_column, overflow="fold")
     return table
 
 

@@ -29,7 +29,13 @@ _TEXT_BOUND = re.compile(r"(\S+) ([0-9]{1,12} [0-9]{1,12}(?:;[0-9]{1,12} [0-9]{1
 _RELATION = re.compile(r"(\S+) ([^\s:]+):(\S+) ([^\s:]+):(\S+)\s*")
 _EVENT = re.compile(r"([^\s:]+):(\S+)((?: [^\s:]+:\S+)*)\s*")
 _TARGETED = re.compile(r"(\S+) (\S+)(.*)", re.DOTALL)
-_KINDS = {"A": "attribute", "M": "attribute", "N": "normalization", "#": "note", "*": "group"}
+_KINDS = {
+    "A": "attribute",
+    "M": "attribute",
+    "N": "normalization",
+    "#": "annotator's note",
+    "*": "group",
+}
 _STOPS_AT_LINE_END = "mention whose text stops at a line end: its offsets are kept"
 
 

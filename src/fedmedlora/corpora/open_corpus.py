@@ -115,7 +115,10 @@ def find_source(path: Path, wanted: SourceFormat | None = None) -> CorpusSource:
 def _find(path: Path) -> CorpusSource:
     if path.is_file():
         if not is_jsonl(path):
-            raise ConfigError(f"{path}: expected a file ending in {', '.join(SUFFIXES)}.")
+            raise ConfigError(
+                f"{path}: expected a file ending in {', '.join(SUFFIXES)}. Convert notes in "
+                "another format first: fedmedlora corpus convert --from FORMAT."
+            )
         return CorpusSource(path.name.split(".jsonl")[0], "jsonl", path, None)
     if (path / CARD_NAME).is_file():
         return _from_card(path / CARD_NAME)

@@ -140,17 +140,22 @@ class Reader(ABC):
                 self.num_read += 1
                 yield note
         if self.faults and not self.skip_bad_notes:
-            raise refusal(self.path, self.faults, self.num_skipped)
+            raise self._refusal()
 
-
-def refusal(path: Path, faults: list[Fault], num_bad_notes: int) -> CorpusError:
-    """The error that lists the first faults and counts the others."""
-    lines = [str(fault) for fault in faults[:MAX_FAULTS_IN_MESSAGE]]
-    others = len(faults) - len(lines)
-    more = f", {others} more than shown" if others else ""
-    lines.append(
-        f"{path}: {num_bad_notes} notes cannot be read exactly ({len(faults)} faults{more}). "
-        "Repair them (`fedmedlora corpus validate` lists all), or leave them out with "
-        "`fedmedlora corpus convert --skip-bad-notes`."
-    )
-    return CorpusError("\n".join(lines))
+    def _refusal(self) -> CorpusError:
+        """The error that lists the first faults and counts the others."""
+        faults = self.faults
+        lines = [str(fault) for fault in faults[:MAX_FAULTS_IN_MESSAGE]]
+        others = len(faults) - len(lines)
+        more = f", {others} more than shown" if others else ""
+        lines.append(
+            f"{self.path}: {self.num_skipped} notes cannot be read exactly ({len(faults)} "
+            f"faults{more}). Repair them (`fedmedlora corpus validate` lists all), or leave them "
+            "out with `fedmedlora corpus convert --skip-bad-notes`."
+        )
+        if not self.num_read:
+            lines.append(
+                "None can be read. If they are stored in another format, name it with --from to "
+                "these commands, and convert them first."
+            )
+        return CorpusError("\n".join(lines))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fedmedlora.core.schema import TaskSchema
+    from fedmedlora.corpora.formats import SourceFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +29,21 @@ class Validation:
     faults: tuple[Fault, ...]
 
 
-def validate(path: Path, schema: TaskSchema | None) -> Validation:
+def validate(
+    path: Path, schema: TaskSchema | None, source_format: SourceFormat | None = None
+) -> Validation:
     """Every fault of the corpus at `path`; `num_documents` counts those without one.
 
     With a schema, labels outside it are faults; None takes any label. With a card, so are labels
-    that the card does not list as annotated, and counts other than the card's.
+    that the card does not list as annotated, and counts other than the card's. `source_format` is
+    for notes without a card in a format that does not show, such as Doccano's.
 
     Raises:
-        ConfigError: There is no corpus at `path`.
+        ConfigError: There is no corpus at `path`, or none of this format.
     """
     card = path if path.name == CARD_NAME else path / CARD_NAME
     try:
-        source = find_source(path)
+        source = find_source(path, source_format)
     except CorpusError as error:
         reasons = [line.removeprefix(f"{card}: ") for line in str(error).splitlines()]
         return Validation(path, 0, 0, tuple(Fault(card, None, "card", r) for r in reasons))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fedmedlora.core.errors import ConfigError
 from fedmedlora.core.schema import default_schema
 from fedmedlora.evaluation.counting import scored_labels
+from fedmedlora.evaluation.rates import unaligned
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -39,9 +40,11 @@ def choose_labels(
 
     Raises:
         ConfigError: A label asked for is unknown, or none of them is annotated.
+        CorpusError: Answers that could not be placed are not counted by label.
     """
     order = schema or default_schema()
     used = {e.label for pair in aligned for document in pair for e in document.entities}
+    used |= {label for _, predicted in aligned for label in unaligned(predicted)}
     annotated = {label for gold, _ in aligned for label in gold.annotated_labels or ()}
     known = used | annotated | set(order.labels)
     if labels is not None and (unknown := set(labels) - known):

@@ -45,19 +45,26 @@ class Rates:
 
 
 def unaligned(predicted: Document) -> Mapping[str, int]:
-    """Answers that could not be placed in the note, by label, as the extractor recorded them."""
-    recorded = predicted.metadata.get(UNALIGNED)
-    if not isinstance(recorded, dict):
-        return {}
-    return {label: num for label, num in recorded.items() if isinstance(num, int) and num > 0}
+    """Answers that could not be placed in the note, by label, as the extractor recorded them.
+
+    Raises:
+        CorpusError: What is recorded is no whole number by label.
+    """
+    recorded: Any = predicted.metadata.get(UNALIGNED, {})
+    if isinstance(recorded, dict) and all(type(n) is int and n >= 0 for n in recorded.values()):
+        return {label: num for label, num in recorded.items() if num}
+    raise CorpusError(
+        f"predicted document {shown(predicted.id)}: metadata {UNALIGNED}: expected whole numbers "
+        'by label, such as {"drug": 2}. Otherwise these answers would not count as false.'
+    )
 
 
 def rates_of(predicted: Iterable[Document]) -> Rates:
     """The rates over all predicted documents.
 
     Raises:
-        CorpusError: A count in the metadata is no whole number, or more answers went wrong than
-            there were.
+        CorpusError: A count in the metadata is no whole number, counts are not given by label
+            where they should be, or more answers went wrong than there were.
     """
     documents = list(predicted)
     num_unaligned = sum(sum(unaligned(document).values()) for document in documents)
