@@ -16,6 +16,7 @@ from fedmedlora.adapters.state import TORCH_DTYPES, AdapterSpec, AdapterState, L
 from fedmedlora.core.errors import AdapterMismatchError, RunStoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Set
     from pathlib import Path
 
     import torch
@@ -93,33 +94,53 @@ def load_adapter(folder: Path) -> AdapterState:
         RunStoreError: The folder is missing, incomplete or damaged.
         AdapterMismatchError: It holds an adapter of a kind that we would compute wrongly.
     """
-    config = _read_config(folder / CONFIG_FILE)
     tensors = _read_tensors(folder / WEIGHTS_FILE)
-    factors: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in sorted(tensors.items()):  # safetensors has no order of its own
-        suffix = next((s for s in _SUFFIXES if name.endswith(s)), None)
-        if suffix is None or not name.startswith(_PREFIX):
-            raise AdapterMismatchError(
-                f"{folder / WEIGHTS_FILE}: tensor {name!r} is not a LoRA factor of a linear "
-                f"module; expected {_PREFIX}<module>.lora_A.weight or .lora_B.weight."
-            )
-        module = name.removeprefix(_PREFIX).removesuffix(suffix)
-        factors.setdefault(module, {})[_SUFFIXES[suffix]] = tensor
-    lonely = sorted(module for module, pair in factors.items() if len(pair) != 2)
-    if lonely or not factors:
-        raise RunStoreError(
-            f"{folder / WEIGHTS_FILE}: expected A and B for every module, got "
-            f"{len(lonely)} modules with one factor and {len(factors)} in all."
-        )
-    dtypes = {tensor.dtype for tensor in tensors.values()}
+    spec = read_spec(folder, {tensor.dtype for tensor in tensors.values()})
+    names = factor_names(tensors, folder / WEIGHTS_FILE)
+    return AdapterState(spec, {m: LoRAPair(tensors[a], tensors[b]) for m, (a, b) in names.items()})
+
+
+def read_spec(folder: Path, dtypes: Set[torch.dtype]) -> AdapterSpec:
+    """The spec of the adapter in a folder, whose tensors have these dtypes.
+
+    Raises:
+        RunStoreError: The configuration is missing or damaged.
+        AdapterMismatchError: The adapter is not plain LoRA of one dtype that we know.
+    """
     names = [name for name, dtype in TORCH_DTYPES.items() if dtypes == {dtype}]
     if not names:
         raise AdapterMismatchError(
             f"{folder / WEIGHTS_FILE}: expected one dtype of {sorted(TORCH_DTYPES)}, "
             f"got {sorted(map(str, dtypes))}."
         )
-    spec = _spec_of(config, folder / CONFIG_FILE).with_dtype(names[0])
-    return AdapterState(spec, {m: LoRAPair(A=p["A"], B=p["B"]) for m, p in factors.items()})
+    path = folder / CONFIG_FILE
+    return _spec_of(_read_config(path), path).with_dtype(names[0])
+
+
+def factor_names(names: Iterable[str], path: Path) -> dict[str, tuple[str, str]]:
+    """By module, in name order, the names under which peft keeps its `A` and its `B`.
+
+    Raises:
+        RunStoreError: A factor lacks its partner, or there is none.
+        AdapterMismatchError: A name is not that of a LoRA factor of a linear module.
+    """
+    factors: dict[str, dict[str, str]] = {}
+    for name in sorted(names):  # safetensors has no order of its own
+        suffix = next((s for s in _SUFFIXES if name.endswith(s)), None)
+        if suffix is None or not name.startswith(_PREFIX):
+            raise AdapterMismatchError(
+                f"{path}: tensor {name!r} is not a LoRA factor of a linear "
+                f"module; expected {_PREFIX}<module>.lora_A.weight or .lora_B.weight."
+            )
+        module = name.removeprefix(_PREFIX).removesuffix(suffix)
+        factors.setdefault(module, {})[_SUFFIXES[suffix]] = name
+    lonely = sum(len(pair) != 2 for pair in factors.values())
+    if lonely or not factors:
+        raise RunStoreError(
+            f"{path}: expected A and B for every module, got "
+            f"{lonely} modules with one factor and {len(factors)} in all."
+        )
+    return {module: (pair["A"], pair["B"]) for module, pair in sorted(factors.items())}
 
 
 def _peft_config(spec: AdapterSpec) -> dict[str, Any]:

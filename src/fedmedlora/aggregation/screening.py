@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -88,6 +88,15 @@ class Screening:
         Sites of the result pull on the mean of products by at most `weight * 3 * median_norm` each.
         """
         return {site: weight * self.multipliers[site] for site, weight in weights.items()}
+
+    def unclipped(self) -> Screening:
+        """The same findings without the clipping of norms."""
+        flags = {
+            site: kept
+            for site, found in self.flags.items()
+            if (kept := tuple(flag for flag in found if flag != "norm-clipped"))
+        }
+        return replace(self, multipliers=dict.fromkeys(self.multipliers, 1.0), flags=flags)
 
     def record(self) -> dict[str, Any]:
         """Every decision, as JSON can hold it."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fedmedlora import __version__
-from fedmedlora.cli import corpus, evaluate, extract, model, report, study
+from fedmedlora.cli import adapter, corpus, evaluate, extract, model, report, study
 from fedmedlora.cli.console import run_app
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(adapter.app, name="adapter")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(model.app, name="model")
 app.add_typer(study.app, name="study")
