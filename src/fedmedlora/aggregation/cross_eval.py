@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 _FEWEST_VOTERS = 3
 """Below it, a site that is left out as the judge leaves nobody to be fitted on."""
 
+# Of normal votes, by their median absolute deviation: with the usual deviation one liar could make
+# every difference look like noise.
+_ERROR_OF_MEDIAN = 1.4826 * math.sqrt(math.pi / 2)
+
 
 @dataclass(frozen=True, slots=True)
 class Vote:
@@ -207,9 +211,10 @@ def _tally(votes: Votes, sites: Iterable[str]) -> tuple[dict[str, float], dict[s
         given = [of[site] for of in votes.values() if site in of]
         if not given:
             continue
-        losses[site] = statistics.median(vote.loss for vote in given)
-        spread = difference_of(np.array([vote.loss for vote in given])).standard_error
-        errors[site] = spread if len(given) > 1 else given[0].error
+        middle = losses[site] = statistics.median(vote.loss for vote in given)
+        spread = statistics.median(abs(vote.loss - middle) for vote in given)
+        error = _ERROR_OF_MEDIAN * spread / math.sqrt(len(given))
+        errors[site] = error if len(given) > 1 else given[0].error
     return losses, errors
 
 
