@@ -1,204 +1,255 @@
-"""Laws that every strategy keeps; a new strategy joins by its line in STRATEGIES."""
+"""Every strategy against every law; and the laws against strategies that are broken on purpose."""
 
-import math
-import random
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import get_args
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fedmedlora.adapters.exchange import LocalPlan, SiteUpdate, Train
-from fedmedlora.adapters.state import AdapterState, DTypeName
+from fedmedlora.adapters.state import AdapterState, LoRAPair
+from fedmedlora.aggregation import StrategyConfig
+from fedmedlora.aggregation.fedadam import FedAdam
 from fedmedlora.aggregation.fedavg import FedAvg
-from fedmedlora.aggregation.fedmedlora_plus import FedMedLoRAPlus
-from fedmedlora.aggregation.strategy import AggregationContext, NoteLosses, Strategy
+from fedmedlora.aggregation.geometric_median import GeometricMedian
+from fedmedlora.aggregation.multi_krum import MultiKrum
+from fedmedlora.aggregation.screening import screen, screen_products
+from fedmedlora.aggregation.strategy import Aggregate, AggregationContext, Memory
 from fedmedlora.aggregation.uniform import Uniform
-from fedmedlora.core.errors import AggregationError
-from fedmedlora.testing.adapters import random_adapter, site_update
+from fedmedlora.aggregation.weighting import equal
+from fedmedlora.testing.declared import DECLARED
+from fedmedlora.testing.laws import LAWS, BrokenLawError, check_law, check_strategy
 
-STRATEGIES: dict[str, Strategy] = {
-    "fedavg-tokens": FedAvg("tokens"),
-    "fedavg-examples": FedAvg("examples"),
-    "fedavg-documents": FedAvg("documents"),
-    "fedavg-entities": FedAvg("entities"),
-    "uniform": Uniform(),
-    "plus-reference": FedMedLoRAPlus("reference"),
-    "plus-paper": FedMedLoRAPlus("paper"),
+torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("name", DECLARED)
+def test_every_strategy_keeps_the_laws_or_breaks_them_as_declared(name: str, law: str) -> None:
+    declared = DECLARED[name]
+    check_law(
+        declared.config.build(),
+        law,
+        exceptions=declared.exceptions,
+        min_sites=declared.min_sites,
+    )
+
+
+def test_no_strategy_is_left_out() -> None:
+    union, *_ = get_args(StrategyConfig)
+    names = {config.model_fields["name"].default for config in get_args(union)}
+    assert {declared.config.name for declared in DECLARED.values()} == names
+
+
+def test_no_exception_is_of_a_law_that_is_not_there() -> None:
+    assert {law for declared in DECLARED.values() for law in declared.exceptions} <= set(LAWS)
+
+
+# Strategies that are wrong in ways that were found in public code, or are easy to make.
+
+
+class Mutant(Uniform):
+    """`uniform`, with a merge of its own."""
+
+    def merge(self, adapters: Mapping[str, AdapterState], context: AggregationContext):
+        raise NotImplementedError
+
+    def aggregate(self, updates: Iterable[SiteUpdate], context: AggregationContext) -> Aggregate:
+        sound, refused = screen(updates, context)
+        adapters = {site: update.adapter for site, update in sound.items()}
+        return Aggregate(self.merge(adapters, context), equal(sound), refused=refused)
+
+
+def of_means(adapters: Mapping[str, AdapterState], A: Callable, B: Callable) -> AdapterState:
+    """An adapter whose factors are functions of the stacked factors of all sites."""
+    first = next(iter(adapters.values()))
+    stacks = {
+        m: [torch.stack([getattr(a.pairs[m], f).double() for a in adapters.values()]) for f in "AB"]
+        for m in first.pairs
+    }
+    return AdapterState(
+        first.spec,
+        {
+            m: LoRAPair(A(a).to(first.spec.torch_dtype), B(b).to(first.spec.torch_dtype))
+            for m, (a, b) in stacks.items()
+        },
+    )
+
+
+class DividesByOneMore(Mutant):
+    def merge(self, adapters, context):
+        count = len(adapters) + 1
+        return of_means(adapters, lambda a: a.sum(0) / count, lambda b: b.sum(0) / count)
+
+
+class PeftLinear(Mutant):
+    """`add_weighted_adapter(..., "linear")`: both factors times the root of weight and scale."""
+
+    def merge(self, adapters, context):
+        scaling = context.adapter.spec.scaling
+        root = (scaling / len(adapters)) ** 0.5
+        unscaled = of_means(adapters, lambda a: (root * a).sum(0), lambda b: (root * b).sum(0))
+        pairs = {m: LoRAPair(p.A, p.B / scaling) for m, p in unscaled.pairs.items()}
+        return AdapterState(unscaled.spec, pairs)
+
+
+class ForgetsToDivideByTheScale(Mutant):
+    """The mean of scaled products, split into factors as if the scaling were 1."""
+
+    def merge(self, adapters, context):
+        pairs = {}
+        for module, old in context.adapter.pairs.items():
+            mean = sum(
+                a.spec.scaling * a.pairs[module].B.double() @ a.pairs[module].A.double()
+                for a in adapters.values()
+            ) / len(adapters)
+            U, S, Vh = torch.linalg.svd(mean)
+            rank, full = old.rank, min(mean.shape)
+            A, B = torch.randn(rank, mean.shape[1]), torch.zeros(mean.shape[0], rank)
+            A[: min(rank, full)] = Vh[: min(rank, full)]
+            B[:, : min(rank, full)] = (U[:, :full] * S)[:, :rank]
+            pairs[module] = LoRAPair(A.to(old.A.dtype), B.to(old.B.dtype))
+        return AdapterState(context.adapter.spec, pairs)
+
+
+class FirstCountsTwice(Mutant):
+    """Reports equal weights and uses others: the first to arrive counts twice."""
+
+    def aggregate(self, updates: Iterable[SiteUpdate], context: AggregationContext) -> Aggregate:
+        arrived = list(updates)
+        sound, refused = screen(arrived, context)
+        ordered = {u.site: u.adapter for u in arrived if u.site in sound}
+
+        def mean(factors: torch.Tensor) -> torch.Tensor:
+            return torch.cat([factors[:1], factors]).mean(0)
+
+        return Aggregate(of_means(ordered, mean, mean), equal(sound), refused=refused)
+
+
+class WorksInPlace(Mutant):
+    def merge(self, adapters, context):
+        first, *others = adapters.values()
+        for module, pair in first.pairs.items():
+            for other in others:
+                pair.A.add_(other.pairs[module].A)
+                pair.B.add_(other.pairs[module].B)
+        return of_means({"": first}, lambda a: a.sum(0), lambda b: b.sum(0))
+
+
+class TrustsEverybody(Uniform):
+    """Merges whatever comes, without a look at it."""
+
+    def aggregate(self, updates: Iterable[SiteUpdate], context: AggregationContext) -> Aggregate:
+        adapters = {u.site: u.adapter for u in sorted(updates, key=lambda u: u.site)}
+        mean = of_means(adapters, lambda a: a.mean(0), lambda b: b.mean(0))
+        return Aggregate(mean, equal(adapters))
+
+
+class PadsWithZeros(Mutant):
+    """A balanced split of the mean product: where a singular value is zero, both sides are."""
+
+    def merge(self, adapters, context):
+        pairs = {}
+        for module, old in context.adapter.pairs.items():
+            mean = sum(
+                a.pairs[module].B.double() @ a.pairs[module].A.double() for a in adapters.values()
+            ) / len(adapters)
+            U, S, Vh = torch.linalg.svd(mean, full_matrices=False)
+            kept = min(old.rank, len(S))
+            A, B = torch.zeros(old.A.shape), torch.zeros(old.B.shape)
+            A[:kept], B[:, :kept] = (S.sqrt()[:, None] * Vh)[:kept], (U * S.sqrt())[:, :kept]
+            pairs[module] = LoRAPair(A.to(old.A.dtype), B.to(old.B.dtype))
+        return AdapterState(context.adapter.spec, pairs)
+
+
+class KeepsItsMemoryToItself(FedAdam):
+    """Remembers in the object; after a crash it has forgotten, though every round is on disk."""
+
+    def aggregate(self, updates: Iterable[SiteUpdate], context: AggregationContext) -> Aggregate:
+        memory = getattr(self, "memory", {})
+        result = super().aggregate(updates, replace(context, memory=memory))
+        self.memory = result.memory
+        return replace(result, memory={})
+
+
+class AsksForAnotherLength(Uniform):
+    def plan(self, plans: Mapping[str, LocalPlan], adapter: AdapterState, memory: Memory):
+        return {s: Train(replace(p, epochs=3.0), adapter) for s, p in plans.items()}
+
+
+class WeighsBySizeAfterAll(GeometricMedian):
+    """Starts right, and is then as easy to move as a mean."""
+
+    def aggregate(self, updates: Iterable[SiteUpdate], context: AggregationContext) -> Aggregate:
+        found = screen_products(updates, context)
+        weights = equal(found.updates)
+        adapters = {s: u.adapter for s, u in found.updates.items()}
+        mean = of_means(adapters, lambda a: a.mean(0), lambda b: b.mean(0))
+        return Aggregate(mean, weights, refused=found.refused)
+
+
+MUTANTS = {
+    DividesByOneMore: {"one-site", "alike-sites", "mean-of-factors", "no-op"},
+    PeftLinear: {"alike-sites", "mean-of-factors", "no-op"},
+    ForgetsToDivideByTheScale: {"one-site", "alike-sites", "mean-of-products", "scaling", "no-op"},
+    FirstCountsTwice: {"order", "mean-of-factors"},
+    WorksInPlace: {"inputs", "order", "mean-of-factors"},
+    TrustsEverybody: {"broken-update", "stale-or-double", "too-few"},
+    PadsWithZeros: {"no-dead-pairs"},
+    KeepsItsMemoryToItself: {"order", "resume"},
+    AsksForAnotherLength: {"plan"},
+    WeighsBySizeAfterAll: {"mean-of-products", "own-gauge", "far-site"},
 }
-every_strategy = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
-law = settings(max_examples=20, deadline=None)
 
 
-class DigestScorer:
-    """A loss between 0 and 2 that depends on the adapter's bits and nothing else."""
-
-    def loss(self, adapter: AdapterState) -> NoteLosses:
-        rng = np.random.default_rng(int(adapter.digest()[:12], 16))
-        return NoteLosses({"entities": rng.uniform(0, 2, size=5)})
-
-
-@dataclass(frozen=True)
-class Case:
-    context: AggregationContext
-    updates: list[SiteUpdate]
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    """Non-square layers, rank 1 and rank above both sides, float32 and bfloat16."""
-    dims = st.integers(1, 6)
-    shapes = {}
-    for name in ("layers.0.q_proj", "layers.1.up_proj")[: draw(st.integers(1, 2))]:
-        d_out, d_in = draw(st.tuples(dims, dims).filter(lambda pair: pair[0] != pair[1]))
-        shapes[name] = (d_out, d_in)
-    rank = draw(st.sampled_from([1, 2, 8]))
-    dtype: DTypeName = draw(st.sampled_from(["float32", "bfloat16"]))
-    seed = draw(st.integers(0, 10**6))
-
-    def adapter(offset: int) -> AdapterState:
-        return random_adapter(seed + offset, rank=rank, shapes=shapes, dtype=dtype)
-
-    counts = st.integers(1, 1000)
-    updates = [
-        site_update(
-            f"site-{i}",
-            adapter(i),
-            num_documents=draw(counts),
-            num_examples=draw(counts),
-            num_completion_tokens=draw(counts),
-            num_entities=draw(counts),
-        )
-        for i in range(1, draw(st.integers(1, 5)) + 1)
-    ]
-    return Case(AggregationContext(1, adapter(0), scorer=DigestScorer()), updates)
-
-
-@every_strategy
-@law
-@given(case=cases(), order=st.randoms(use_true_random=False))
-def test_the_order_of_arrival_changes_no_bit(
-    strategy: Strategy, case: Case, order: random.Random
-) -> None:
-    shuffled = order.sample(case.updates, k=len(case.updates))
-    first = strategy.aggregate(case.updates, case.context)
-    second = strategy.aggregate(iter(shuffled), case.context)
-    assert first.adapter == second.adapter
-    assert list(first.weights.items()) == list(second.weights.items())
-
-
-@every_strategy
-@law
-@given(case=cases())
-def test_inputs_stay_as_they_are(strategy: Strategy, case: Case) -> None:
-    before = [u.adapter.digest() for u in case.updates] + [case.context.adapter.digest()]
-    result = strategy.aggregate(case.updates, case.context)
-    for _, _, tensor in result.adapter.tensors():
-        tensor.fill_(7.0)  # a result that shares memory with an input would show
-    assert [u.adapter.digest() for u in case.updates] + [case.context.adapter.digest()] == before
-
-
-@every_strategy
-@law
-@given(case=cases())
-def test_sites_with_the_same_adapter_give_that_adapter(strategy: Strategy, case: Case) -> None:
-    """The linear merge of peft multiplies by the number of sites."""
-    same = [replace(u, adapter=case.updates[0].adapter) for u in case.updates]
-    assert strategy.aggregate(same, case.context).adapter == same[0].adapter
-
-
-@every_strategy
-@law
-@given(case=cases())
-def test_weights_are_shares_of_the_merged_sites(strategy: Strategy, case: Case) -> None:
-    result = strategy.aggregate(case.updates, case.context)
-    assert list(result.weights) == sorted(u.site for u in case.updates)
-    assert all(0 < weight <= 1 for weight in result.weights.values())
-    assert math.fsum(result.weights.values()) == pytest.approx(1, abs=1e-15)
-
-
-@every_strategy
-@law
-@given(case=cases())
-def test_the_result_fits_the_adapter_that_was_sent(strategy: Strategy, case: Case) -> None:
-    result = strategy.aggregate(case.updates, case.context)
-    case.context.adapter.check_compatible(result.adapter, "the result")
-    assert result.adapter.is_finite()
-
-
-@every_strategy
-@law
-@given(case=cases())
-def test_the_result_lies_between_the_sites_in_every_number(strategy: Strategy, case: Case) -> None:
-    result = strategy.aggregate(case.updates, case.context)
-    for module, factor, tensor in result.adapter.tensors():
-        stack = torch.stack([u.adapter.pairs[module].factor(factor) for u in case.updates])
-        assert bool((tensor >= stack.amin(0)).all())
-        assert bool((tensor <= stack.amax(0)).all())
-
-
-def _spoilt(update: SiteUpdate, how: str) -> SiteUpdate:
-    module, pair = next(iter(update.adapter.pairs.items()))
-    if how == "non-finite":
-        broken = AdapterState(
-            update.adapter.spec,
-            update.adapter.pairs | {module: replace(pair, B=torch.full_like(pair.B, math.inf))},
-        )
-    elif how == "mis-shaped":
-        wide = replace(pair, A=torch.cat([pair.A, pair.A], dim=1))
-        broken = AdapterState(update.adapter.spec, update.adapter.pairs | {module: wide})
-    elif how == "half":
-        broken = update.adapter.only({"A"})
-    else:
-        spec = replace(update.adapter.spec, revision="another")
-        broken = AdapterState(spec, update.adapter.pairs)
-    return replace(update, adapter=broken)
-
-
-@every_strategy
 @pytest.mark.parametrize(
-    ("how", "code"),
-    [
-        ("non-finite", "non-finite"),
-        ("mis-shaped", "foreign-adapter"),
-        ("half", "foreign-adapter"),
-        ("foreign", "foreign-adapter"),
-    ],
+    ("mutant", "law"),
+    [(mutant, law) for mutant, laws in MUTANTS.items() for law in sorted(laws)],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
-@settings(max_examples=5, deadline=None)
-@given(case=cases())
-def test_a_broken_update_is_refused_by_name_and_the_others_go_on(
-    strategy: Strategy, how: str, code: str, case: Case
-) -> None:
-    broken = _spoilt(site_update("broken", case.updates[0].adapter), how)
-    result = strategy.aggregate([broken, *case.updates], case.context)
-    assert result.refused == {"broken": code}
-    assert result.adapter == strategy.aggregate(case.updates, case.context).adapter
-    with pytest.raises(AggregationError, match=rf"broken \({code}\)"):
-        strategy.aggregate([broken], case.context)
+def test_a_strategy_that_is_broken_on_purpose_is_caught(mutant: type, law: str) -> None:
+    with pytest.raises(BrokenLawError, match=f"{mutant.__name__} breaks the law {law}"):
+        check_law(mutant(), law)
 
 
-@every_strategy
-def test_an_update_of_another_round_or_sent_twice_is_refused(strategy: Strategy) -> None:
-    context = AggregationContext(2, random_adapter(0), scorer=DigestScorer())
-    fresh = site_update("fresh", random_adapter(1), round_index=2)
-    stale = site_update("stale", random_adapter(2), round_index=1)
-    twice = [site_update("twice", random_adapter(i), round_index=2) for i in (3, 4, 5)]
-    result = strategy.aggregate([twice[0], stale, fresh, *twice[1:]], context)
-    assert result.refused == {"stale": "wrong-round", "twice": "duplicate"}
-    assert result.adapter == fresh.adapter
+def test_a_wrong_declaration_is_noticed() -> None:
+    with pytest.raises(BrokenLawError, match=r"keeps the law no-op, .*because I think so"):
+        check_law(FedAvg(), "no-op", exceptions={"no-op": "because I think so"})
+    with pytest.raises(BrokenLawError, match="fewer"):
+        check_strategy(
+            FedAvg(),
+            exceptions=dict(DECLARED["fedavg"].exceptions) | {"fewer": "no such law"},
+        )
 
 
-@every_strategy
-def test_no_update_at_all_is_an_error(strategy: Strategy) -> None:
-    with pytest.raises(AggregationError, match="none came"):
-        strategy.aggregate([], AggregationContext(1, random_adapter(0), scorer=DigestScorer()))
+def test_a_strategy_that_needs_five_sites_must_refuse_four() -> None:
+    class Lenient(MultiKrum):
+        @property
+        def _least(self) -> int:
+            return 3
+
+    with pytest.raises(BrokenLawError, match="4 updates: was merged"):
+        check_law(Lenient(), "too-few", min_sites=5)
 
 
-@every_strategy
-def test_every_site_is_asked_by_its_own_plan(strategy: Strategy) -> None:
-    plans = {"north": LocalPlan(2, seed=1), "south": LocalPlan(2, seed=2, epochs=3.0)}
-    adapter = random_adapter(0)
-    assert strategy.plan(plans, adapter, {}) == {s: Train(p, adapter) for s, p in plans.items()}
+@dataclass
+class Outsiders:
+    """A strategy that knows nothing of this package but its protocol."""
+
+    needs_scorer: bool = False
+
+    def plan(self, plans: Mapping[str, LocalPlan], adapter: AdapterState, memory: Memory):
+        return {site: Train(plan, adapter) for site, plan in plans.items()}
+
+    def aggregate(self, updates: Iterable[SiteUpdate], context: AggregationContext) -> Aggregate:
+        return GeometricMedian().aggregate(updates, context)
+
+
+def test_an_outsider_checks_a_strategy_with_one_call() -> None:
+    check_strategy(Outsiders(), exceptions=DECLARED["geometric-median"].exceptions)
+    with pytest.raises(BrokenLawError) as told:
+        check_strategy(Outsiders())
+    assert "law mean-of-factors" in str(told.value)
+    assert "law halves" in str(told.value)
+    assert len(str(told.value).splitlines()) == 2

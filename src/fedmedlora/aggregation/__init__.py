@@ -10,6 +10,7 @@ from fedmedlora.aggregation.fedmedlora_plus import FedMedLoRAPlusConfig
 from fedmedlora.aggregation.fedprox import FedProxConfig
 from fedmedlora.aggregation.fedsa_lora import FedSALoRAConfig
 from fedmedlora.aggregation.ffa_lora import FFALoRAConfig
+from fedmedlora.aggregation.flexlora import FlexLoRAConfig
 from fedmedlora.aggregation.geometric_median import GeometricMedianConfig
 from fedmedlora.aggregation.greedy_soup import GreedySoupConfig
 from fedmedlora.aggregation.multi_krum import MultiKrumConfig
@@ -25,6 +26,7 @@ StrategyConfig = Annotated[
     | FFALoRAConfig
     | RoLoRAConfig
     | FedSALoRAConfig
+    | FlexLoRAConfig
     | GreedySoupConfig
     | MultiKrumConfig
     | GeometricMedianConfig,

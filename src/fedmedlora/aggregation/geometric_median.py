@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmedlora.adapters.exchange import Train
-from fedmedlora.adapters.products import delta_gram, mean_of_products
-from fedmedlora.aggregation.screening import screen
+from fedmedlora.adapters.products import mean_of_products
+from fedmedlora.aggregation.screening import screen_products
 from fedmedlora.aggregation.strategy import Aggregate
 
 if TYPE_CHECKING:
@@ -71,17 +71,16 @@ class GeometricMedian:
         Raises:
             AggregationError: No update is sound.
         """
-        sound, refused = screen(updates, context)
-        adapters = {site: update.adapter for site, update in sound.items()}
-        sites, gram = delta_gram(context.adapter, adapters)
-        shares, distances = geometric_median(gram, self.smoothing)
-        weights = dict(zip(sites, shares, strict=True))
+        found = screen_products(updates, context)
+        shares, distances = geometric_median(found.gram, self.smoothing)
+        weights = dict(zip(found.updates, shares, strict=True))
+        adapters = {site: update.adapter for site, update in found.updates.items()}
         adapter, energy_kept = mean_of_products(context.adapter, adapters, weights)
-        record = {
-            "distances": dict(zip(sites, distances, strict=True)),
+        record = found.record() | {
+            "distances": dict(zip(found.updates, distances, strict=True)),
             "energy_kept": energy_kept,
         }
-        return Aggregate(adapter, weights, record=record, refused=refused)
+        return Aggregate(adapter, weights, record=record, refused=found.refused)
 
 
 def geometric_median(

@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmedlora.adapters.exchange import Train
-from fedmedlora.adapters.products import delta_gram, mean_of_products
-from fedmedlora.aggregation.screening import screen
+from fedmedlora.adapters.products import mean_of_products
+from fedmedlora.aggregation.screening import screen_products
 from fedmedlora.aggregation.strategy import Aggregate
 from fedmedlora.core.errors import AggregationError, ConfigError
 
@@ -80,18 +80,21 @@ class MultiKrum:
         Raises:
             AggregationError: Too few updates are sound.
         """
-        sound, refused = screen(updates, context)
-        if len(sound) < self._least:
-            raise AggregationError(f"round {context.round_index}: {self._too_few(len(sound))}")
-        adapters = {site: update.adapter for site, update in sound.items()}
-        sites, gram = delta_gram(context.adapter, adapters)
-        scores = krum_scores(gram, self.num_bad)
+        found = screen_products(updates, context)
+        sites = list(found.updates)
+        if len(sites) < self._least:
+            raise AggregationError(f"round {context.round_index}: {self._too_few(len(sites))}")
+        scores = krum_scores(found.gram, self.num_bad)
         count = self.num_selected or len(sites) - self.num_bad
         chosen = sorted(range(len(sites)), key=lambda i: (scores[i], sites[i]))[:count]
         weights = {s: 1 / len(chosen) if i in chosen else 0.0 for i, s in enumerate(sites)}
+        adapters = {site: update.adapter for site, update in found.updates.items()}
         adapter, energy_kept = mean_of_products(context.adapter, adapters, weights)
-        record = {"scores": dict(zip(sites, scores, strict=True)), "energy_kept": energy_kept}
-        return Aggregate(adapter, weights, record=record, refused=refused)
+        record = found.record() | {
+            "scores": dict(zip(sites, scores, strict=True)),
+            "energy_kept": energy_kept,
+        }
+        return Aggregate(adapter, weights, record=record, refused=found.refused)
 
     @property
     def _least(self) -> int:
