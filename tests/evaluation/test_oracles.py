@@ -287,6 +287,11 @@ def test_scorers_of_one_system_lie_apart_as_their_rules_say() -> None:
     def f1(num_right: float) -> float:
         return 2 * num_right / (num_gold + num_predicted)
 
+    for (of_gold, of_predicted), g, p in zip(items, gold, predicted, strict=True):
+        theirs = Evaluator([as_dicts(g)], [as_dicts(p)], tags=list(LABELS), loader="dict")
+        found = len(overlap_and_label(of_gold, of_predicted).right)
+        assert theirs.evaluate()["overall"]["ent_type"].correct == found
+
     strict = f1(sum(len(same_offsets_and_label(g, p).right) for g, p in items))
     lenient = f1(sum(len(overlap_and_label(g, p).right) for g, p in items))
     halves = [partly_right(g, p) for g, p in items]
