@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from itertools import product
@@ -10,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedmedlora.core.document import Document, Entity, Relation
+from fedmedlora.core.document import Document, Entity, Relation, Span
 from fedmedlora.evaluation.evaluate import Evaluation, evaluate_documents, evaluate_presets
-from fedmedlora.evaluation.intervals import estimate_f1, f1_of
+from fedmedlora.evaluation.intervals import estimate_f1, f1_of, mean_of, paired_difference
 from fedmedlora.evaluation.mistakes import KINDS, mistake_table
 from fedmedlora.evaluation.presets import PRESETS
 from fedmedlora.evaluation.rates import rates_of
@@ -53,6 +54,58 @@ def note(mentions: str, id: str = "d") -> Document:
 
 def scored(gold: list[Document], predicted: list[Document], preset: str) -> Evaluation:
     return evaluate_documents(gold, predicted, PRESETS[preset], num_draws=10)
+
+
+def counts_of(scores: object) -> list[str]:
+    return [f"{getattr(scores, name):g}" for name in ("tp", "fp", "fn")]
+
+
+@pytest.mark.parametrize("row", rows(section("What is scored"), "| gold | predicted | `una"))
+def test_what_is_scored_where_not_everything_was_annotated(row: list[str]) -> None:
+    gold, predicted, unplaced, *stated = row
+    annotated = dataclasses.replace(note(gold), annotated_labels=frozenset({"drug", "problem"}))
+    found = dataclasses.replace(
+        note(predicted), metadata={"unaligned_predictions": json.loads(unplaced)}
+    )
+
+    assert counts_of(scored([annotated], [found], "strict").entities.micro) == stated
+
+
+def test_whose_label_counts_where_labels_do_not_matter() -> None:
+    part = section("Presets")
+    stated = re.search(r"Gold: (.*)\. Predicted: (.*)\.\nUnder `exact`", part)
+    assert stated is not None
+
+    labels = scored([note(stated[1])], [note(stated[2])], "exact").entities.labels
+
+    assert [[name, *counts_of(counts)] for name, counts in labels.items()] == rows(
+        part, "| label | tp"
+    )
+
+
+@pytest.mark.parametrize(
+    "row", rows(section("Where they differ"), "| case | predicted | `strict`"), ids=lambda r: r[0]
+)
+def test_where_the_presets_differ_on_a_discontinuous_mention(row: list[str]) -> None:
+    _, predicted, *stated = row
+    label, fragments = predicted.split(" ")
+    pairs = [fragment.split("-") for fragment in fragments.split("+")]
+
+    def document(*spans: tuple[int, int]) -> Document:
+        mention = Entity("T1", label, tuple(Span(*span) for span in spans))
+        return Document("d", "x" * 60, (mention,))
+
+    gold, found = document((0, 4), (8, 12)), document(*((int(s), int(e)) for s, e in pairs))
+    figures = [
+        ("strict", "entities"),
+        ("lenient", "entities"),
+        ("n2c2-2018", "entities"),
+        ("n2c2-2018", "entities.strict"),
+    ]
+
+    f1 = [scored([gold], [found], preset).figures[figure].micro.f1 for preset, figure in figures]
+
+    assert [plain(value) for value in f1] == stated
 
 
 DIFFERENCES = rows(section("Where they differ"), "| case | gold")
@@ -181,7 +234,11 @@ def test_difference_and_p_of_two_systems() -> None:
         np.array([[int(n) for n in row[column].split(" / ")] for row in table]) for column in (1, 2)
     )
     text = flat(part)
-    stated = re.search(r"F1 of ([\d.]+), the second ([\d.]+): a difference of ([\d.]+)\.", text)
+    stated = re.search(
+        r"F1 of ([\d.]+), the second ([\d.]+): a difference of ([\d.]+), its interval ([\d.]+) to "
+        r"([\d.]+)\. .* the means over the two would be ([\d.]+) and ([\d.]+)\.",
+        text,
+    )
     stated_p = re.search(r"only two .* 2 / 16 = ([\d.]+):", text)
     assert stated is not None
     assert stated_p is not None
@@ -196,7 +253,13 @@ def test_difference_and_p_of_two_systems() -> None:
         ]
         gaps.append(abs(float(f1_of(sums[0]) - f1_of(sums[1]))))
 
-    assert [plain(v) for v in (*f1, f1[0] - f1[1])] == list(stated.groups())
+    apart = paired_difference(estimate_f1(first), estimate_f1(second)).ci95
+    means = [
+        mean_of([estimate_f1(counts[:1]), estimate_f1(counts[1:])]).value
+        for counts in (first, second)
+    ]
+
+    assert [plain(v) for v in (*f1, f1[0] - f1[1], *apart, *means)] == list(stated.groups())
     assert sum(gap >= gaps[0] - 1e-12 for gap in gaps) == 2
     assert randomisation_p(first, second) == pytest.approx(float(stated_p[1]), abs=0.01)
 
@@ -225,6 +288,19 @@ def test_the_rates() -> None:
 
     for rate, value in rows(part, "| rate |"):
         assert f"{found[rate]:.3f}" == value
+
+
+def test_an_error_of_every_kind() -> None:
+    table = rows(section("What went wrong"), "| kind | gold")
+    gold, predicted = (note(", ".join(row[side] for row in table)) for side in (1, 2))
+
+    def told(mention: Entity | None) -> str:
+        return "" if mention is None else f"{mention.label} {mention.start}-{mention.end}"
+
+    mistakes = scored([gold], [predicted], "strict").mistakes
+
+    assert [[m.kind, told(m.gold), told(m.predicted)] for m in mistakes] == table
+    assert [row[0] for row in table] == list(KINDS)
 
 
 EXAMPLE = section("Worked example")
