@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,20 +98,34 @@ class ProbeScorer:
         return replace(self, notes=tuple(self.notes[index] for index in sorted(chosen)))
 
     def _errors(self, products: Mapping[str, torch.Tensor]) -> NDArray[np.float64]:
-        targets = np.array([numpy_rng(self.seed, "target", n).normal() for n in self.notes])
-        errors: NDArray[np.float64] = self._asked(products) - targets
-        return errors
+        return self._asked(products) - _targets(self.seed, self.notes)
 
     def _asked(self, products: Mapping[str, torch.Tensor]) -> NDArray[np.float64]:
         """What every note's probe sees of the products."""
         seen = np.zeros(len(self.notes))
         for module, product in products.items():
-            for index, note in enumerate(self.notes):
-                address = derive_seed(self.seed, "probe", note, module) % 2**31
-                probe = torch.randn(
-                    product.shape,
-                    generator=torch.Generator().manual_seed(address),
-                    dtype=torch.float64,
-                )
-                seen[index] += float((probe * product).sum()) / len(products)
+            probes = _probes(self.seed, self.notes, module, tuple(product.shape))
+            seen += (probes * product).sum((1, 2)).numpy() / len(products)
         return seen
+
+
+@lru_cache(maxsize=64)
+def _targets(seed: int, notes: tuple[int, ...]) -> NDArray[np.float64]:
+    return np.array([numpy_rng(seed, "target", note).normal() for note in notes])
+
+
+@lru_cache(maxsize=256)
+def _probes(seed: int, notes: tuple[int, ...], module: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """One probe of the product's shape for every note."""
+    return torch.stack(
+        [
+            torch.randn(
+                shape,
+                generator=torch.Generator().manual_seed(
+                    derive_seed(seed, "probe", note, module) % 2**31
+                ),
+                dtype=torch.float64,
+            )
+            for note in notes
+        ]
+    )
