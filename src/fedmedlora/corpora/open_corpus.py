@@ -126,7 +126,7 @@ def _find(path: Path) -> CorpusSource:
         return CorpusSource(path.resolve().name, "brat", path, None)
     raise ConfigError(
         f"{path}: no corpus here; expected {CARD_NAME}, or BRAT files (.txt with .ann). "
-        "Name a .jsonl file itself."
+        "Name a .jsonl file itself, and the format of any other files with --from."
     )
 
 
