@@ -56,9 +56,6 @@ def decide_by_notes(
             "validation notes. Lower the learning rate."
         )
     judged = measured.judge(HARM_ERRORS)
-    # Where every site is worse than before, the merged adapter is turned away as a whole.
-    harmful = judged.harmful if len(judged.harmful) < len(measured.plain) else ()
-    measured = measured.without(harmful)
     sites = sorted(measured.plain)
     chosen = mode
     if mode == "auto":
@@ -110,7 +107,7 @@ def decide_by_notes(
         "prior": prior,
         "proposed_weights": proposed,
         "incumbent_weights": incumbent,
-        "harmful": list(harmful),
+        "worse_than_before": list(judged.harmful),
         "num_server_notes": measured.before.fewest_notes,
     }
     if chosen == "gibbs-auto":
@@ -121,7 +118,7 @@ def decide_by_notes(
         return Verdict(not difference.is_harm(HARM_ERRORS), difference)
 
     return Decision(
-        dict(sorted((weights | dict.fromkeys(harmful, 0.0)).items())),
+        weights,
         verdict,
         record,
         refused,

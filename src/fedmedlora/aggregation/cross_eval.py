@@ -100,22 +100,18 @@ def decide_by_sites(
             "Lower the learning rate."
         )
     losses, errors = _tally(votes, sites)
-    harmful = [site for site in sites if _is_harmful(votes, site)]
-    if len(harmful) == len(sites):
-        harmful = []
-    kept = [site for site in sites if site not in harmful]
-    prior = prior_of({site: candidates.sizes[site] for site in kept}, tuning.size_exponent)
+    prior = prior_of({site: candidates.sizes[site] for site in sites}, tuning.size_exponent)
 
     def fit(without: str | None = None) -> tuple[dict[str, float], dict[str, float]]:
         rest = {voter: given for voter, given in votes.items() if voter != without}
-        seen, spread = _tally(rest, kept)
+        seen, spread = _tally(rest, sites)
         heat = temperature_of(_noise(seen, spread), tuning.least_temperature, tuning.noise_factor)
-        return gibbs(prior, seen, heat), _reference(seen, kept)
+        return gibbs(prior, seen, heat), _reference(seen, sites)
 
     proposed, incumbent = fit()
     voters = [voter for voter, given in votes.items() if given]
     scored: list[tuple[float, float, float]] = []
-    if len(voters) >= _FEWEST_VOTERS and len(kept) > 1:
+    if len(voters) >= _FEWEST_VOTERS and len(sites) > 1:
         # One voter after the other, so that two merged adapters are in memory and not two each.
         for voter in voters:
             both = [candidates.merged(weights) for weights in fit(without=voter)]
@@ -124,7 +120,7 @@ def decide_by_sites(
                 challenger, reference, unmoved = (vote.loss for vote in found[voter])
                 scored.append((challenger, reference, unmoved))
     gain = _difference([challenger - reference for challenger, reference, _ in scored])
-    accepted = len(kept) == 1 or gain.is_gain(WIN_ERRORS)
+    accepted = len(sites) == 1 or gain.is_gain(WIN_ERRORS)
     harm = _difference([row[0 if accepted else 1] - row[2] for row in scored])
     weights = proposed if accepted else incumbent
     record = {
@@ -138,7 +134,7 @@ def decide_by_sites(
         "prior": prior,
         "proposed_weights": proposed,
         "incumbent_weights": incumbent,
-        "harmful": harmful,
+        "worse_than_before": [site for site in sites if _is_worse(votes, site)],
         "votes": {
             voter: {site: vote.loss for site, vote in given.items()}
             for voter, given in votes.items()
@@ -146,8 +142,8 @@ def decide_by_sites(
         "without_vote": [site for site in sites if site not in votes],
     }
     return Decision(
-        dict(sorted((weights | dict.fromkeys(harmful, 0.0)).items())),
-        Verdict(accepted, gain if len(kept) > 1 else None),
+        weights,
+        Verdict(accepted, gain if len(sites) > 1 else None),
         record,
         refused,
         harmless=Verdict(not harm.is_harm(HARM_ERRORS), harm),
@@ -224,7 +220,7 @@ def _noise(losses: Mapping[str, float], errors: Mapping[str, float]) -> float:
     return statistics.median(found) if found else math.inf
 
 
-def _is_harmful(votes: Votes, site: str) -> bool:
+def _is_worse(votes: Votes, site: str) -> bool:
     given = [of[site].loss for of in votes.values() if site in of]
     return difference_of(np.array(given)).is_harm(HARM_ERRORS)
 

@@ -38,7 +38,7 @@ class Decision:
     """Weights after the guard; sites that are not named were refused.
 
     Attributes:
-        weights: By site, summing to 1. Harmful sites have 0.
+        weights: By site, summing to 1.
         guard: Whether the proposed weights were accepted; if not, these are the incumbent's.
         record: What was measured.
         refused: Code by site.

@@ -36,7 +36,7 @@ def with_momentum(
 ) -> dict[str, float]:
     """(1 - mu) w + mu w', with w' the weights of the round before among the sites that are here.
 
-    Sites of weight 0 stay at 0: what was found harmful is not brought back.
+    Sites of weight 0 stay at 0.
     """
     present = [site for site, weight in weights.items() if weight > 0]
     known = math.fsum(earlier.get(site, 0.0) for site in present)

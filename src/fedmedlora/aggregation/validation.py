@@ -119,7 +119,8 @@ class Judgement:
     Attributes:
         losses: By site, the mean loss beyond that of the median site on the same notes.
         standard_errors: By site, of the difference to the best one; of that one 0.
-        harmful: Sites whose adapter is worse than the one that they started from.
+        harmful: Sites whose adapter is worse than the one that they started from. That is told and
+            not punished: adapters of small sites are often worse alone and better together.
     """
 
     losses: dict[str, float]
