@@ -11,6 +11,8 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from benchmarks.harness.targets import Measured
 from benchmarks.harness.timing import ratio
 from benchmarks.harness.workers import worker
@@ -40,8 +42,9 @@ class Config:
     """Against one."""
     notes_per_site: int = 8
     memory_rounds: int = 1
-    memory_steps: int = 1
-    """Optimiser steps a site where memory is measured: it does not depend on how many."""
+    memory_steps: int | None = None
+    """Optimiser steps a site where memory is measured; none: all its notes, so that one site too
+    has a step of the full size."""
     repetitions: int = 5
     overhead_sites: int = 2
     overhead_rounds: int = 5
@@ -82,12 +85,11 @@ class _Bench:
 
     def __init__(self, config: Config, say: Callable[[str], None]) -> None:
         self.config, self.say = config, say
-        precision = config.dtype
-        if precision == "auto":
-            choice = choose_dtype()
-            say(choice.reason)
-            precision = "bfloat16" if choice.name == "bfloat16" else "float32"
-        self.precision: Precision = precision
+        torch.set_num_threads(config.threads)
+        choice = choose_dtype(config.device)
+        say(choice.reason)
+        name = choice.name if config.dtype == "auto" else config.dtype
+        self.precision: Precision = "bfloat16" if name == "bfloat16" else "float32"
         self.setup = Setup(
             config.model,
             config.device,
@@ -96,6 +98,7 @@ class _Bench:
             config.alpha,
             config.learning_rate,
             config.seed,
+            choice.kernel,
         )
         self.targets: dict[str, Measured] = {}
         self.measurements: dict[str, list[float]] = {}
@@ -177,6 +180,7 @@ class _Bench:
             "targets": self.targets,
             "setting": {
                 "dtype": self.precision,
+                "float32_kernel": self.setup.kernel,
                 "device": self.config.device,
                 "strategy": "fedavg",
                 "notes_per_site": self.config.notes_per_site,

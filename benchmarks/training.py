@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from benchmarks.harness.targets import Measured
 from benchmarks.harness.timing import ratio
 from benchmarks.harness.workers import worker
@@ -61,7 +63,7 @@ class Config:
     """One optimiser step with so many examples tries a setting of TRL."""
     parts: tuple[int, ...] = (2, 4)
     """Passes a step that TRL may try."""
-    curve_examples: int = 24
+    curve_examples: int = 12
     curve_steps: int = 6
     scaling_examples: int = 4
     window_tokens: tuple[int, ...] = (32, 96, 256)
@@ -110,12 +112,11 @@ class _Bench:
 
     def __init__(self, config: Config, say: Callable[[str], None]) -> None:
         self.config, self.say = config, say
-        precision = config.dtype
-        if precision == "auto":
-            choice = choose_dtype()
-            say(choice.reason)
-            precision = "bfloat16" if choice.name == "bfloat16" else "float32"
-        self.precision: Precision = precision
+        torch.set_num_threads(config.threads)
+        choice = choose_dtype(config.device)
+        say(choice.reason)
+        name = choice.name if config.dtype == "auto" else config.dtype
+        self.precision: Precision = "bfloat16" if name == "bfloat16" else "float32"
         self.setup = Setup(
             config.model,
             config.device,
@@ -124,13 +125,14 @@ class _Bench:
             config.alpha,
             config.learning_rate,
             config.seed,
+            choice.kernel,
         )
-        self.tokenizer = base_model(self.setup, precision).tokenizer
+        self.tokenizer = base_model(self.setup, self.precision).tokenizer
         self.lessons = make_lessons(self._examples(config.examples), config.steps, config.seed)
         self.best: dict[str, Setting] = {
-            OURS: Setting(precision),
-            PLAIN: Setting(precision),
-            TRL: Setting(precision),
+            OURS: Setting(self.precision),
+            PLAIN: Setting(self.precision),
+            TRL: Setting(self.precision),
         }
         self.targets: dict[str, Measured] = {}
         self.measurements: dict[str, list[float]] = {}
@@ -288,6 +290,7 @@ class _Bench:
             "targets": self.targets,
             "setting": {
                 "dtype": self.precision,
+                "float32_kernel": self.setup.kernel,
                 "device": self.config.device,
                 "prompt": self.config.prompt,
                 "trl": version("trl"),

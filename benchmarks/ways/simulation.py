@@ -89,7 +89,7 @@ class Simulation:
         notes_per_site: int,
         batch_tokens: int,
     ) -> None:
-        base = base_model(setup, precision)
+        base = base_model(setup, precision, setup.kernel)
         self._adapter = first_adapter(base, setup)
         model = LoRAModel(base, self._adapter.spec)
         settings = LocalSettings(setup.learning_rate, epochs=1.0, batch_tokens=batch_tokens)
@@ -99,8 +99,8 @@ class Simulation:
             for name, data in _notes_of(base, num_sites, notes_per_site, setup.seed).items()
         }
 
-    def run(self, num_rounds: int, steps: int) -> Rounds:
-        """So many rounds of `fedavg` with so many optimiser steps at every site."""
+    def run(self, num_rounds: int, steps: int | None) -> Rounds:
+        """So many rounds of `fedavg`, with so many optimiser steps at every site; none: a pass."""
         folder = _scratch()
         with tempfile.TemporaryDirectory(dir=folder) as place, timed_parts(PARTS) as parts:
             work = Path(place) / "work"

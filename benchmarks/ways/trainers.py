@@ -19,6 +19,7 @@ from fedmedlora.adapters.files import save_adapter
 from fedmedlora.core.errors import ConfigError
 from fedmedlora.core.records import SilentObserver
 from fedmedlora.models.catalog import ALL_LINEAR
+from fedmedlora.models.kernels import use_kernel
 from fedmedlora.models.load import BaseModel, load_base
 from fedmedlora.models.lora import LoRAModel, initial_adapter
 from fedmedlora.training.local import LocalSettings, schedule, train_locally
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from benchmarks.ways.lessons import Lessons
     from fedmedlora.adapters.state import AdapterState
+    from fedmedlora.models.kernels import Kernel
     from fedmedlora.training.batches import EncodedExample
 
 Precision = Literal["float32", "bfloat16", "autocast"]
@@ -36,7 +38,11 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What all ways have in common; `shape` is hidden size and layers of a random Llama."""
+    """What all ways have in common.
+
+    `kernel` is ours alone: peers multiply as torch does. `shape` is hidden size and layers of a
+    random model.
+    """
 
     model: str
     device: str
@@ -45,6 +51,7 @@ class Setup:
     alpha: float
     learning_rate: float
     seed: int
+    kernel: Kernel = "torch"
     shape: tuple[int, int] | None = None
 
     @property
@@ -88,7 +95,7 @@ class Ours:
     """`train_locally`, as a site runs it."""
 
     def __init__(self, setup: Setup, precision: Precision) -> None:
-        base = base_model(setup, precision)
+        base = base_model(setup, precision, setup.kernel)
         self._setup = setup
         self._precision = precision
         self._adapter = first_adapter(base, setup)
@@ -160,7 +167,7 @@ class PlainPeft:
         return losses
 
 
-def base_model(setup: Setup, precision: Precision) -> BaseModel:
+def base_model(setup: Setup, precision: Precision, kernel: Kernel = "torch") -> BaseModel:
     """The frozen model of a setup, or a random one of its shape with the same tokenizer."""
     torch.set_num_threads(setup.threads)
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
@@ -174,6 +181,7 @@ def base_model(setup: Setup, precision: Precision) -> BaseModel:
     if setup.shape is not None:
         base = _random(base, *setup.shape, dtype=dtype, seed=setup.seed)
     base.model.to(setup.device)
+    use_kernel(base.model, kernel)
     return base
 
 
