@@ -11,6 +11,7 @@ from markupsafe import Markup
 import fedmedlora
 from fedmedlora.core.errors import RunStoreError
 from fedmedlora.report import figures, panels, tables, wording
+from fedmedlora.report.decisions import decision_panels, decisions
 from fedmedlora.report.finished_run import FinishedRun, read_finished_run
 from fedmedlora.report.headline import SETTING_TITLES, headline
 from fedmedlora.report.relation_tables import relations_view
@@ -137,6 +138,8 @@ def _view(number: int, run: FinishedRun) -> dict[str, Any]:
         "site_colours": panels.site_colours(run),
         "weight_colours": panels.weight_colours(run),
         "weight_panels": panels.weight_panels(run),
+        "decisions": decisions(run),
+        "decision_panels": decision_panels(run),
         "traffic_colours": panels.TRAFFIC_COLOURS,
         "traffic_panels": panels.traffic_panels(run),
         "cumulative_traffic": panels.cumulative_traffic(run),
