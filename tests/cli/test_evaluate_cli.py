@@ -203,6 +203,21 @@ def test_everything_for_people_fits_into_80_columns(
     assert "mistakes: 0 boundary, 80 type, " in out
 
 
+def test_gold_notes_without_a_prediction_are_told(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    gold = Path(files[2])
+    second = {"id": "n2", "text": TEXT, "entities": GOLD}
+    gold.write_text(gold.read_text("utf-8") + json.dumps(second) + "\n", encoding="utf-8")
+
+    assert run_app(app, [*files, "--against", str(gold), "--json"]) == 0
+
+    captured = capsys.readouterr()
+    assert "--predicted lacks 1 of the gold notes: all their mentions" in captured.err
+    assert "--against" not in captured.err
+    assert json.loads(captured.out)["entities"]["micro"]["fn"] == 3
+
+
 def test_long_names_break_but_no_figure_is_cut(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,10 @@ def evaluate(
         labels=None if labels is None else _split(labels),
         annotated_relations=card.annotated_relations if card else None,
     )
+    for side, documents in (("--predicted", found), ("--against", other if against else None)):
+        if documents is not None and len(documents) < len(gold_corpus.documents):
+            missing = f"{len(gold_corpus.documents) - len(documents)} of the gold notes"
+            typer.echo(f"{side} lacks {missing}: all their mentions count as missed", err=True)
     if results[0].not_scored:
         names = ", ".join(results[0].not_scored)
         typer.echo(f"not scored, because the gold is not annotated for it: {names}", err=True)
