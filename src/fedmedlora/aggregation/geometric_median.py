@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from fedmedlora.adapters.state import AdapterState
     from fedmedlora.aggregation.strategy import AggregationContext, Memory
 
+# Beside the two points' own lengths, a squared distance below this is rounding.
+_ROUNDING = 1e-13
+
 
 class GeometricMedianConfig(BaseModel):
     """Options of `geometric-median`."""
@@ -30,7 +33,8 @@ class GeometricMedianConfig(BaseModel):
     name: Literal["geometric-median"] = "geometric-median"
 
     smoothing: float = Field(default=1e-6, gt=0, lt=1)
-    """A distance counts as at least this share of the sites' mean distance from their mean."""
+    """A distance counts as at least this share of the least one between two sites, so that the
+    iteration can end at a site."""
 
     def build(self) -> GeometricMedian:
         """The strategy."""
@@ -91,12 +95,14 @@ def geometric_median(
     Weiszfeld's iteration from the mean. Distances are taken from squared distances between points,
     so that one far point does not drown those between the others.
     """
-    num_points = len(gram)
     lengths = gram.diagonal()
-    squares = np.maximum(lengths[:, None] + lengths[None, :] - 2 * gram, 0.0)
-    weights = np.full(num_points, 1 / num_points)
-    floor = smoothing * float(_distances(squares, weights).mean())
-    for _ in range(max_iterations if floor > 0 else 0):
+    sums = lengths[:, None] + lengths[None, :]
+    squares = sums - 2 * gram
+    squares[squares < _ROUNDING * sums] = 0.0
+    weights = np.full(len(gram), 1 / len(gram))
+    # Nothing that grows with the farthest point: that one would blur where the others lie.
+    floor = smoothing * float(np.sqrt(squares[squares > 0].min(initial=np.inf)))
+    for _ in range(max_iterations if np.isfinite(floor) else 0):
         inverse = 1 / np.maximum(_distances(squares, weights), floor)
         moved = inverse / inverse.sum()
         change = float(np.abs(moved - weights).max())

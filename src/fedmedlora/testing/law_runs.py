@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fedmedlora.aggregation.strategy import Memory, Strategy
     from fedmedlora.core.records import Observer, RoundRecord
 
-NUM_ROUNDS = 4
+NUM_ROUNDS = 3
 
 
 class _CrashError(Exception):
