@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from fedmedlora.adapters.algebra import product_distance, product_norm
 from fedmedlora.adapters.codec import FP32
@@ -276,6 +277,22 @@ def test_every_option_of_the_study_file_reaches_the_strategy() -> None:
 
     assert (built.mode, built.merge, built.size) == ("learned", "factor", "entities")
     assert built.tuning.weight_cap == 0.5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "reference", "tuning": {"weight_cap": 0.5}},
+        {"mode": "paper", "tuning": {"momentum": 0.5}},
+        {"mode": "learned", "validation_loss": "sequence"},
+        {"tuning": {"weight_caps": 0.5}},
+        {"mode": "gibbs"},
+        {"merge": "products"},
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(options: dict) -> None:
+    with pytest.raises(ValidationError):
+        FedMedLoRAPlusConfig.model_validate(options)
 
 
 @pytest.mark.parametrize("mode", ["gibbs-auto", "learned", "cross-eval", "auto"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from fedmedlora.adapters.exchange import Train
 from fedmedlora.aggregation.by_notes import decide_by_notes
@@ -56,6 +56,19 @@ class FedMedLoRAPlusConfig(BaseModel):
     in the published code."""
 
     tuning: PlusTuning = PlusTuning()
+    """Of the guarded modes."""
+
+    @model_validator(mode="after")
+    def _check(self) -> FedMedLoRAPlusConfig:
+        """An option that would do nothing is a fault: it looks like another experiment."""
+        if self.mode in _PUBLISHED and self.tuning != PlusTuning():
+            raise ValueError(f"tuning: mode {self.mode} uses none of it; take it out")
+        if self.mode not in _PUBLISHED and self.validation_loss != "completion":
+            raise ValueError(
+                f"validation_loss: mode {self.mode} reads completions only; "
+                "take it out, or choose mode reference or paper"
+            )
+        return self
 
     def build(self) -> FedMedLoRAPlus:
         """The strategy."""
