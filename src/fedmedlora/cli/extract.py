@@ -32,7 +32,7 @@ def extract(
         str | None, typer.Option("--model", help="Base model; default: the adapter's own.")
     ] = None,
     labels: Annotated[
-        str | None, typer.Option("--labels", help="Entity labels, comma-separated; default: all.")
+        str | None, typer.Option("--labels", help="Labels, comma-separated; default: all.")
     ] = None,
     threshold: Annotated[
         float | None,
@@ -55,6 +55,8 @@ def extract(
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
     """Mark the entities in notes, with exact offsets; prints the path of what was written.
+
+    An adapter that was trained for relations also marks modifiers and what they belong to.
 
     Work is saved chunk by chunk: after an interruption the same command with --resume goes on, and
     the result is that of an uninterrupted one. Notes are never all in memory.
@@ -98,7 +100,8 @@ def _in_words(summary: dict[str, Any]) -> str:
     if summary["threshold"] is not None:
         below = f" ({summary['dropped_below_threshold']:,} below {summary['threshold']} dropped)"
     return (
-        f"{summary['documents']:,} notes, {summary['entities']:,} entities{below}; of "
+        f"{summary['documents']:,} notes, {summary['entities']:,} entities{below}, "
+        f"{summary['relations']:,} relations; of "
         f"{summary['windows']:,} windows {summary['unparsable']:,} unparsable and "
         f"{summary['truncated']:,} truncated; {summary['unaligned']:,} mentions not in their note"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fedmedlora.core.answer_counts import (
@@ -15,7 +15,7 @@ from fedmedlora.core.answer_counts import (
     UNALIGNED,
 )
 from fedmedlora.core.document import Entity, Span
-from fedmedlora.models.windowing import note_windows
+from fedmedlora.inference.chunks import answers_by_document, chunks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
     from fedmedlora.models.tokens import PieceTokenizer
     from fedmedlora.prompts.format import PromptFormat
     from fedmedlora.prompts.windows import Window
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One window of one document of a chunk."""
-
-    document: int
-    window: Window
 
 
 class Extractor:
@@ -84,45 +76,18 @@ class Extractor:
         A chunk's answers depend on its own documents only: whoever starts again behind one of the
         chunks gets the rest as it would have been.
         """
-        chunk: list[Document] = []
-        jobs: list[_Job] = []
-        for document in documents:
-            jobs += [_Job(len(chunk), window) for window in self._windows(document)]
-            chunk.append(document)
-            if len(jobs) >= self._chunk_windows or len(chunk) >= self._chunk_windows:
-                yield self._answer(chunk, jobs, labels, observer)
-                chunk, jobs = [], []
-        if chunk:
-            yield self._answer(chunk, jobs, labels, observer)
-
-    def _windows(self, document: Document) -> list[Window]:
-        return note_windows(document.text, self._tokenizer, budget_tokens=self._window_tokens)
-
-    def _answer(
-        self,
-        chunk: Sequence[Document],
-        jobs: Sequence[_Job],
-        labels: Sequence[str],
-        observer: Observer,
-    ) -> list[Document]:
-        open_windows = [0] * len(chunk)
-        for job in jobs:
-            open_windows[job.document] += 1
-        if num_empty := open_windows.count(0):
-            observer.advance(num_empty)
-
-        def done(index: int) -> None:
-            document = jobs[index].document
-            open_windows[document] -= 1
-            if open_windows[document] == 0:
-                observer.advance(1)
-
-        prompts = [self._tags.prompt(chunk[j.document], j.window.span, labels) for j in jobs]
-        answers = self._decoder.decode(prompts, done)
-        found: list[list[tuple[Window, WindowAnswer]]] = [[] for _ in chunk]
-        for job, answer in zip(jobs, answers, strict=True):
-            found[job.document].append((job.window, answer))
-        return [_answered(*pair) for pair in zip(chunk, found, strict=True)]
+        for chunk in chunks_of(
+            documents,
+            self._tokenizer,
+            window_tokens=self._window_tokens,
+            chunk_windows=self._chunk_windows,
+        ):
+            prompts = [
+                self._tags.prompt(chunk.documents[index], window.span, labels)
+                for index, window in chunk.windows
+            ]
+            found = answers_by_document(chunk, prompts, self._decoder, observer)
+            yield [_answered(*pair) for pair in zip(chunk.documents, found, strict=True)]
 
 
 def _answered(document: Document, found: Sequence[tuple[Window, WindowAnswer]]) -> Document:
@@ -139,7 +104,7 @@ def _answered(document: Document, found: Sequence[tuple[Window, WindowAnswer]]) 
     if unaligned:
         counts[UNALIGNED] = dict(sorted(unaligned.items()))
     alignment = Counter(
-        span.alignment for window, answer in found for span in _answered_for(window, answer.spans)
+        span.alignment for window, answer in found for span in answered_for(window, answer.spans)
     )
     if alignment.keys() - {"exact"}:
         counts[ALIGNMENT] = dict(sorted(alignment.items()))
@@ -152,18 +117,19 @@ def _place(window: Window, spans: Iterable[FoundSpan]) -> list[Entity]:
     """Spans of a window as entities of the document; those that its core answers for."""
     base = window.span.start
     return [
-        Entity("", span.label, (Span(base + span.start, base + span.end),), _score(span))
-        for span in _answered_for(window, spans)
+        Entity("", span.label, (Span(base + span.start, base + span.end),), score_of(span))
+        for span in answered_for(window, spans)
     ]
 
 
-def _answered_for(window: Window, spans: Iterable[FoundSpan]) -> list[FoundSpan]:
+def answered_for(window: Window, spans: Iterable[FoundSpan]) -> list[FoundSpan]:
     """The spans that start in the window's core."""
     base = window.span.start
     return [span for span in spans if window.core.start <= base + span.start < window.core.end]
 
 
-def _score(span: FoundSpan) -> float | None:
+def score_of(span: FoundSpan) -> float | None:
+    """The probability of the decisions that made the span; None where the backend cannot tell."""
     if math.isnan(span.log_probability):
         return None
     return round(math.exp(min(0.0, span.log_probability)), 6)

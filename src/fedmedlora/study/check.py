@@ -52,8 +52,9 @@ def check_study(config: StudyConfig, observer: Observer) -> dict[str, Any]:
             site.name: {
                 "labels": list(site.labels),
                 "train_documents": len(site.train),
-                "train_examples": len(prepared.data[site.name].train),
-                "train_tokens": prepared.data[site.name].num_tokens,
+                "modifiers": list(site.modifiers) if "relations" in site.tasks else [],
+                "train_examples": sum(len(d.train) for d in prepared.data[site.name].values()),
+                "train_tokens": sum(d.num_tokens for d in prepared.data[site.name].values()),
                 "test_documents": len(site.test),
             }
             for site in prepared.notes.sites
@@ -124,7 +125,7 @@ def _training_rate(prepared: Prepared) -> float:
     from fedmedlora.adapters.exchange import LocalPlan
 
     site = prepared.notes.sites[0].name
-    examples = prepared.data[site].train
+    examples = [example for data in prepared.data[site].values() for example in data.train]
     plan = LocalPlan(1, steps=1, seed=prepared.config.seed)
     train_locally(
         prepared.model, prepared.initial, examples, plan, prepared.settings, SilentObserver()

@@ -11,6 +11,8 @@ from fedmedlora.aggregation import StrategyConfig
 
 Name = str
 
+TaskName = Literal["entities", "relations"]
+
 
 class Config(BaseModel):
     """A part of the study file; unknown keys are faults."""
@@ -89,19 +91,23 @@ class TrainingConfig(Config):
     """Tokens that one pass reads, instructions and padding included; a step of more takes several
     passes and is the same step, in less memory. None: one pass."""
 
+    relation_share: float | Literal["tokens"] = Field(default=0.5)
+    """Where a site trains both tasks, how much of the loss the relation task makes, between 0 and
+    1, whatever the number of its tokens; `tokens`: a completion token counts as any other."""
+
     recompute_layers: bool = False
     """Keep no activations within layers but compute them again: far less memory, a third slower."""
 
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
 
     negatives: float = Field(default=0.3, ge=0, le=1)
-    """Share of the windows without entities that are trained on."""
+    """Share of the windows without entities (or modifiers) that are trained on."""
 
     max_tokens: PositiveInt | None = None
-    """Token budget of a site's training examples, prompts included; none: all."""
+    """Token budget of a site's training examples of each task, prompts included; none: all."""
 
     max_validation_tokens: PositiveInt | None = 4096
-    """Token budget of a site's own validation examples."""
+    """Token budget of a site's own validation examples of each task."""
 
 
 class FederationConfig(Config):
@@ -111,6 +117,10 @@ class FederationConfig(Config):
 
     codec: Literal["fp32", "bf16"] = "bf16"
     """How adapters travel."""
+
+    clients: Literal["site", "task"] = "site"
+    """Whether a site with two tasks takes part as one client with both, or, as the paper may also
+    be read, as two clients with one each."""
 
     min_sites: PositiveInt | None = None
     """Updates that a round needs; none: those of all sites."""
@@ -133,9 +143,19 @@ class CorpusConfig(Config):
     labels: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Entity labels in question; none: those that the corpus card says were annotated."""
 
+    modifiers: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Modifier labels in question, for the relation task; none: those of the corpus card."""
+
     group: str | None = None
     """Regular expression over note ids; notes with the same first group come from one source and
     are never parted by a split. Notes of one patient or with one text are kept together anyway."""
+
+
+class SiteConfig(CorpusConfig):
+    """One training site."""
+
+    tasks: tuple[TaskName, ...] | None = Field(default=None, min_length=1)
+    """What the site trains; none: the tasks of the study."""
 
 
 class ServerNotesConfig(Config):
@@ -156,6 +176,12 @@ class ArmsConfig(Config):
     zero_shot: bool = True
     single_site: bool = True
     centralized: bool = True
+
+    tasks: tuple[Literal["mix", "entities", "relations"], ...] = Field(
+        default=("mix",), min_length=1
+    )
+    """What federated and centralized arms train: all tasks of the study in one adapter (`mix`), or
+    one alone. Each of these arms is made for each of these."""
 
 
 class EvaluationConfig(Config):
@@ -183,6 +209,10 @@ class StudyConfig(Config):
 
     name: Name
     seed: int = 0
+
+    tasks: tuple[TaskName, ...] = Field(default=("entities",), min_length=1)
+    """Marking entities, and marking their modifiers with what they belong to."""
+
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
@@ -191,7 +221,7 @@ class StudyConfig(Config):
     federation: FederationConfig = FederationConfig()
     split: SplitConfig = SplitConfig()
 
-    sites: tuple[CorpusConfig, ...] = Field(min_length=1)
+    sites: tuple[SiteConfig, ...] = Field(min_length=1)
     """The training sites; their test splits are the in-domain cohorts."""
 
     cohorts: tuple[CorpusConfig, ...] = ()
@@ -203,6 +233,11 @@ class StudyConfig(Config):
     server_notes: ServerNotesConfig | None = None
     arms: ArmsConfig = ArmsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    def tasks_of(self, site: SiteConfig) -> tuple[TaskName, ...]:
+        """What a site trains, in the study's order."""
+        wanted = self.tasks if site.tasks is None else site.tasks
+        return tuple(task for task in self.tasks if task in wanted)
 
     def path_of(self, corpus: CorpusConfig) -> Path:
         """Where a corpus is."""

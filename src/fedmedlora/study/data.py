@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from fedmedlora.core.errors import ConfigError, CorpusError
 from fedmedlora.core.schema import TaskSchema, default_schema
@@ -12,10 +12,12 @@ from fedmedlora.core.seeds import derive_seed, python_rng
 from fedmedlora.corpora.grouping import source_groups
 from fedmedlora.corpora.open_corpus import load_corpus
 from fedmedlora.corpora.split import patient_of, split_documents
+from fedmedlora.prompts.relation_formats import get_relation_format
 from fedmedlora.training.batches import (
     EncodedExample,
     encode_example,
     render_documents,
+    render_relation_documents,
     thin_negatives,
 )
 from fedmedlora.training.site import TaskData
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fedmedlora.core.document import Document
+    from fedmedlora.core.example import Example, Task
     from fedmedlora.models.tokens import PieceTokenizer
     from fedmedlora.prompts.format import TagFormat
     from fedmedlora.study.config import CorpusConfig, StudyConfig
@@ -34,28 +37,56 @@ Setting = Literal["in-domain", "external"]
 
 @dataclass(frozen=True, slots=True)
 class SiteNotes:
-    """A training site's notes by split, and the labels that it annotated."""
+    """A training site's notes by split, and what it annotated.
+
+    Attributes:
+        name: The site.
+        labels: Entity labels in question.
+        train: Notes to learn from.
+        validation: Notes to judge adapters by.
+        test: Notes of its in-domain cohort.
+        modifiers: Modifier labels in question.
+        linked: Whether it annotated what modifiers belong to.
+        tasks: What it trains.
+    """
 
     name: str
     labels: tuple[str, ...]
     train: tuple[Document, ...]
     validation: tuple[Document, ...]
     test: tuple[Document, ...]
+    modifiers: tuple[str, ...] = ()
+    linked: bool = False
+    tasks: tuple[Task, ...] = ("entities",)
 
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """Notes to be scored on: a site's test split, or a corpus that no arm is trained on."""
+    """Notes to be scored on: a site's test split, or a corpus that no arm is trained on.
+
+    `labels` are those of entities; `modifiers` and links are scored if the corpus annotated them.
+    """
 
     name: str
     setting: Setting
     labels: tuple[str, ...]
     documents: tuple[Document, ...]
+    modifiers: tuple[str, ...] = ()
+    annotates_relations: bool = False
 
     @property
     def num_characters(self) -> int:
         """Characters of all notes."""
         return sum(len(document.text) for document in self.documents)
+
+
+class _Annotated(NamedTuple):
+    """A corpus with what is in question of it, in the order of the schema."""
+
+    documents: tuple[Document, ...]
+    labels: tuple[str, ...]
+    modifiers: tuple[str, ...]
+    linked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,52 +111,88 @@ def load_notes(config: StudyConfig) -> StudyNotes:
     sites: list[SiteNotes] = []
     external: list[Cohort] = []
     digest = hashlib.sha256()
-    for corpus in config.sites:
-        loaded = _read(corpus, config.path_of(corpus), schema, faults)
+    for site_config in config.sites:
+        loaded = _read(site_config, config.path_of(site_config), schema, faults)
         if loaded is None:
             continue
-        documents, labels = loaded
         shares = config.split.model_dump()
-        group = source_groups(documents, corpus.group)
-        seed = derive_seed(config.seed, "split", corpus.name)
-        splits = split_documents(documents, shares, seed, group)
-        site = SiteNotes(corpus.name, labels, *(tuple(splits[name]) for name in shares))
+        group = source_groups(loaded.documents, site_config.group)
+        seed = derive_seed(config.seed, "split", site_config.name)
+        splits = split_documents(loaded.documents, shares, seed, group)
+        site = SiteNotes(
+            site_config.name,
+            loaded.labels,
+            tuple(splits["train"]),
+            tuple(splits["validation"]),
+            tuple(splits["test"]),
+            loaded.modifiers,
+            loaded.linked,
+            config.tasks_of(site_config),
+        )
         faults += _lacks(config, site)
         sites.append(site)
-        _hash(digest, site.name, labels, documents)
+        _hash(digest, site.name, loaded, relations="relations" in config.tasks)
     for corpus in config.cohorts:
         loaded = _read(corpus, config.path_of(corpus), schema, faults)
         if loaded is not None:
-            external.append(_cohort(config, corpus.name, "external", loaded[1], loaded[0]))
-            _hash(digest, corpus.name, loaded[1], loaded[0])
+            external.append(_cohort(config, corpus.name, "external", loaded, loaded.documents))
+            _hash(digest, corpus.name, loaded, relations="relations" in config.tasks)
     if faults:
         raise ConfigError("\n".join(faults))
-    in_domain = [_cohort(config, s.name, "in-domain", s.labels, s.test) for s in sites]
+    in_domain = [_cohort(config, s.name, "in-domain", s, s.test) for s in sites]
     return StudyNotes(tuple(sites), (*in_domain, *external), digest.hexdigest())
 
 
 def site_examples(
     config: StudyConfig, site: SiteNotes, tags: TagFormat, tokenizer: PieceTokenizer
-) -> TaskData:
-    """A site's examples for the entity task, within the study's token budgets."""
+) -> dict[Task, TaskData]:
+    """A site's examples of each task that it trains, within the study's token budgets."""
     settings = config.training
     seed = derive_seed(config.seed, "examples", site.name)
-    rendered = render_documents(
-        site.train, tags, tokenizer, site.labels, window_tokens=config.prompt.window_tokens
-    )
-    kept = thin_negatives(rendered, keep=settings.negatives, seed=seed)
-    train = [encode_example(example, tokenizer) for example in kept]
-    python_rng(seed, "order").shuffle(train)
-    train = within_tokens(train, settings.max_tokens)
-    return TaskData(
-        tuple(train),
-        tuple(
-            within_tokens(
-                encoded_notes(config, site.validation, site.labels, tags, tokenizer),
-                settings.max_validation_tokens,
-            )
-        ),
-        len({example.document_id for example in train}),
+    data: dict[Task, TaskData] = {}
+    for task in site.tasks:
+        rendered = rendered_notes(config, site.train, site, task, tags, tokenizer)
+        kept = thin_negatives(rendered, keep=settings.negatives, seed=seed)
+        train = [encode_example(example, tokenizer) for example in kept]
+        # The entity task is drawn as it was when it was the only one.
+        order = ("order",) if task == "entities" else ("order", task)
+        python_rng(seed, *order).shuffle(train)
+        train = within_tokens(train, settings.max_tokens)
+        validation = rendered_notes(config, site.validation, site, task, tags, tokenizer)
+        encoded = [encode_example(example, tokenizer) for example in validation]
+        data[task] = TaskData(
+            tuple(train),
+            tuple(within_tokens(encoded, settings.max_validation_tokens)),
+            len({example.document_id for example in train}),
+        )
+    return data
+
+
+def rendered_notes(
+    config: StudyConfig,
+    documents: Iterable[Document],
+    site: SiteNotes,
+    task: Task,
+    tags: TagFormat,
+    tokenizer: PieceTokenizer,
+) -> list[Example]:
+    """Every window of a site's documents as an example of a task, also those that mark nothing.
+
+    Relations are learned from gold entities, of the labels that the site annotated.
+    """
+    window_tokens = config.prompt.window_tokens
+    if task == "entities":
+        return render_documents(
+            documents, tags, tokenizer, site.labels, window_tokens=window_tokens
+        )
+    known = (*site.labels, *site.modifiers)
+    return render_relation_documents(
+        (document.only_labels(known) for document in documents),
+        get_relation_format(config.prompt.format),
+        tokenizer,
+        site.modifiers,
+        window_tokens=window_tokens,
+        linked=site.linked,
     )
 
 
@@ -143,7 +210,7 @@ def encoded_notes(
 
 
 def pooled(sites: Sequence[TaskData]) -> TaskData:
-    """The examples of all sites together: what the centralized arm is trained on."""
+    """One task's examples of all sites together: what the centralized arm is trained on."""
     return TaskData(
         tuple(example for site in sites for example in site.train),
         tuple(example for site in sites for example in site.validation),
@@ -167,8 +234,8 @@ def within_tokens(
 
 def _read(
     corpus: CorpusConfig, path: Path, schema: TaskSchema, faults: list[str]
-) -> tuple[tuple[Document, ...], tuple[str, ...]] | None:
-    """A corpus's documents and its labels in question, in the order of the schema."""
+) -> _Annotated | None:
+    """A corpus and what is in question of it."""
     try:
         loaded = load_corpus(path)
     except (ConfigError, CorpusError) as error:
@@ -195,7 +262,22 @@ def _read(
     if not loaded.documents:
         faults.append(f"{corpus.name}: holds no notes.")
         return None
-    return loaded.documents, labels
+    known = set(schema.modifier_labels) if annotated is None else annotated
+    faults += [
+        f"{corpus.name}: modifier {label!r} is not a modifier label that the corpus annotates; "
+        f"expected some of {', '.join(schema.modifier_labels)}."
+        for label in corpus.modifiers or ()
+        if label not in known or label not in schema.modifier_labels
+    ]
+    asked = set(corpus.modifiers or annotated or ())
+    modifiers = tuple(label for label in schema.modifier_labels if label in asked)
+    card = loaded.card
+    linked = (
+        bool(card.annotated_relations)
+        if card is not None
+        else any(document.relations for document in loaded.documents)
+    )
+    return _Annotated(loaded.documents, labels, modifiers, linked)
 
 
 def _lacks(config: StudyConfig, site: SiteNotes) -> list[str]:
@@ -206,6 +288,13 @@ def _lacks(config: StudyConfig, site: SiteNotes) -> list[str]:
         faults.append(
             f"site {site.name}: has no training note with an annotated entity; expected at least "
             f"one among {total} notes. Check the corpus and split.train."
+        )
+    if "relations" in site.tasks and not any(
+        e.label in site.modifiers for document in site.train for e in document.entities
+    ):
+        faults.append(
+            f"site {site.name}: has no training note with an annotated modifier; expected at least "
+            f'one for the task relations. Give the site tasks = ["entities"].'
         )
     if not site.test:
         faults.append(
@@ -225,7 +314,7 @@ def _cohort(
     config: StudyConfig,
     name: str,
     setting: Setting,
-    labels: tuple[str, ...],
+    known: _Annotated | SiteNotes,
     documents: Iterable[Document],
 ) -> Cohort:
     """A cohort within the character budget: whole notes, drawn by seed, in the order of ids."""
@@ -240,14 +329,16 @@ def _cohort(
                 drawn = drawn[: max(1, index)]
                 break
         drawn.sort(key=lambda document: document.id)
-    return Cohort(name, setting, labels, tuple(drawn))
+    return Cohort(name, setting, known.labels, tuple(drawn), known.modifiers, known.linked)
 
 
-def _hash(
-    digest: hashlib._Hash, name: str, labels: tuple[str, ...], documents: Iterable[Document]
-) -> None:
+def _hash(digest: hashlib._Hash, name: str, known: _Annotated, *, relations: bool) -> None:
     """Take up all that decides splits, examples and gold."""
-    digest.update(repr((name, labels)).encode())
-    for document in documents:
+    digest.update(repr((name, known.labels)).encode())
+    if relations:
+        digest.update(repr((known.modifiers, known.linked)).encode())
+    for document in known.documents:
         patient = patient_of(document)
         digest.update(repr((document.id, document.text, document.entities, patient)).encode())
+        if relations:
+            digest.update(repr(document.relations).encode())

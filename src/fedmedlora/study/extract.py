@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from fedmedlora.study.extraction_output import ExtractionFormat
     from fedmedlora.study.trained_adapter import Trained
 
-ENTITIES, DROPPED = "entities", "dropped_below_threshold"
+ENTITIES, RELATIONS, DROPPED = "entities", "relations", "dropped_below_threshold"
 WINDOWS, UNPARSABLE, TRUNCATED, UNALIGNED = "windows", "unparsable", "truncated", "unaligned"
-COUNTS = (ENTITIES, DROPPED, WINDOWS, UNPARSABLE, TRUNCATED, UNALIGNED)
+COUNTS = (ENTITIES, RELATIONS, DROPPED, WINDOWS, UNPARSABLE, TRUNCATED, UNALIGNED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,8 @@ class ExtractionRequest:
         out: A folder of its own for the output.
         to: The output's format.
         model: The base model's name or place; by default the adapter's own.
-        labels: Which to mark; by default all entity labels of the schema.
+        labels: Which to mark; by default all entity labels of the schema, and all modifiers that
+            the adapter was trained for.
         decoder: Which one.
         threshold: Entities with a lower score are dropped.
         batch_size: Windows decoded side by side.
@@ -93,7 +94,7 @@ def extract_to(
         started: Called once there is something to resume.
 
     Raises:
-        ConfigError: An input is missing, a label is not an entity label of the schema, `out` holds
+        ConfigError: An input is missing, a label is not one that the adapter marks, `out` holds
             something else or was begun with other settings, or the decoder gives no scores to
             compare with the threshold.
         CorpusError: A note cannot be read exactly, or the output's format cannot hold it.
@@ -102,15 +103,15 @@ def extract_to(
         ModelError: The base model cannot be loaded.
         AdapterMismatchError: The adapter is for another base model.
     """
-    labels = _labels_in_order(request.labels)
+    trained = find_adapter(request.adapter)
+    labels, modifiers = _labels_in_order(request, trained)
     found = find_progress(request.out, resume=request.resume)
     inputs = NoteInputs(request.inputs, TARGETS[request.to].check, request.columns, stdin)
     inputs.refuse_inside(request.out)
     num_notes = inputs.count()
     if num_notes is not None:
         observer.message(f"{num_notes:,} notes found")
-    trained = find_adapter(request.adapter)
-    settings = _settings(request, trained, labels, inputs)
+    settings = _settings(request, trained, (*labels, *modifiers), inputs)
     done = found or Progress(settings=settings)
     refuse_other_settings(request.out, done, settings)
     notes = inputs.notes()
@@ -141,7 +142,7 @@ def extract_to(
         left = 0 if num_notes is None else num_notes - done.num_notes
         observer.stage("extraction", left, "notes")
         before, began = done.num_notes, time.monotonic()
-        done = _write(extractor.extract_chunks(notes, labels, observer), done, request)
+        done = _write(extractor.extract_chunks(notes, labels, modifiers, observer), done, request)
     seconds = time.monotonic() - began
     return _summary(request, trained, done, done.num_notes - before, seconds)
 
@@ -175,13 +176,16 @@ def _write(
 
 
 def _above(threshold: float | None, document: Document, counts: Counter[str]) -> Document:
-    """The document without entities of too low a score; adds to the counts."""
+    """The document without mentions of too low a score, and without their links; counts."""
     kept = document
     if threshold is not None:
         if any(entity.score is None for entity in document.entities):
             raise ConfigError("--threshold: this decoder gives no scores. Leave the option out.")
         sure = [e for e in document.entities if e.score is not None and e.score >= threshold]
-        kept = replace(document, entities=tuple(sure))
+        ids = {entity.id for entity in sure}
+        links = tuple(r for r in document.relations if r.head in ids and r.tail in ids)
+        kept = replace(document, entities=tuple(sure), relations=links)
+    counts[RELATIONS] += len(kept.relations)
     counts[ENTITIES] += len(kept.entities)
     counts[DROPPED] += len(document.entities) - len(kept.entities)
     for name, key in (
@@ -216,13 +220,24 @@ def _settings(
     }
 
 
-def _labels_in_order(labels: Sequence[str] | None) -> tuple[str, ...]:
-    """The labels in question, each once and in the schema's order, as in training."""
-    known = tuple(default_schema().entity_labels)
-    unknown = sorted(set(labels or ()) - set(known))
-    if unknown:
+def _labels_in_order(
+    request: ExtractionRequest, trained: Trained
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Entities and modifiers in question, each once and in the schema's order, as in training."""
+    entities = tuple(default_schema().entity_labels)
+    modifiers = () if request.decoder == "generate" else trained.modifiers
+    if request.labels is None:
+        return entities, modifiers
+    known = (*entities, *modifiers)
+    if unknown := sorted(set(request.labels) - set(known)):
         raise ConfigError(f"--labels: unknown {', '.join(unknown)}; expected {', '.join(known)}.")
-    return tuple(label for label in known if labels is None or label in labels)
+    asked = tuple(label for label in entities if label in request.labels)
+    if not asked:
+        raise ConfigError(
+            "--labels: expected at least one entity label, because modifiers are marked between "
+            f"entities; got {', '.join(request.labels)}. Add some of {', '.join(entities)}."
+        )
+    return asked, tuple(label for label in modifiers if label in request.labels)
 
 
 def _summary(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from fedmedlora.study.conditions import tested_on
+from fedmedlora.study.conditions import num_passes, tested_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fedmedlora.core.example import Task
     from fedmedlora.core.records import Observer, RoundRecord
     from fedmedlora.study.conditions import Arm
     from fedmedlora.study.config import StudyConfig
@@ -20,22 +21,28 @@ if TYPE_CHECKING:
 def training_tokens(prepared: Prepared, arms: Sequence[Arm]) -> dict[str, list[float]]:
     """Tokens that are trained on, by arm and round.
 
-    A site's first round is the same in all arms; it is counted in the first of them.
+    A client's first round of the same tasks is the same in all arms; it is counted in the first.
     """
     later_rounds = prepared.config.federation.rounds - 1
-    done: set[str] = set()
+    done: set[tuple[str, tuple[Task, ...]]] = set()
     tokens: dict[str, list[float]] = {}
     for arm in arms:
-        by_site = {site: prepared.round_tokens(site) for site in arm.sites}
-        first = sum(by_site[site] for site in arm.sites if site not in done)
-        tokens[arm.name] = [first, *[sum(by_site.values())] * later_rounds] if by_site else []
-        done.update(arm.sites)
+        work = arm.client_tasks.items()
+        amounts = {part: prepared.round_tokens(*part) for part in work}
+        first = sum(amount for part, amount in amounts.items() if part not in done)
+        tokens[arm.name] = [first, *[sum(amounts.values())] * later_rounds] if amounts else []
+        done.update(work)
     return tokens
 
 
 def extraction_characters(config: StudyConfig, notes: StudyNotes, arms: Sequence[Arm]) -> int:
-    """Characters of the notes that the arms are tested on."""
-    return sum(c.num_characters for arm in arms for c in notes.cohorts if tested_on(arm, c, config))
+    """Characters that the arms' models read: of each note, once a pass over it."""
+    return sum(
+        num_passes(arm, cohort) * cohort.num_characters
+        for arm in arms
+        for cohort in notes.cohorts
+        if tested_on(arm, cohort, config)
+    )
 
 
 class TimeLeft:
@@ -63,11 +70,12 @@ class TimeLeft:
         """The observer of one arm's training, counted in tokens."""
         return Meter(self, "training", 1.0, self._observer, title, total, "tokens")
 
-    def extraction(self, title: str, cohorts: Sequence[Cohort]) -> Meter:
-        """The observer of one arm's extraction, counted in notes."""
-        notes = sum(len(cohort.documents) for cohort in cohorts)
-        characters = sum(cohort.num_characters for cohort in cohorts)
+    def extraction(self, arm: Arm, cohorts: Sequence[Cohort]) -> Meter:
+        """The observer of one arm's extraction, counted in notes, once a pass over them."""
+        notes = sum(num_passes(arm, cohort) * len(cohort.documents) for cohort in cohorts)
+        characters = sum(num_passes(arm, cohort) * cohort.num_characters for cohort in cohorts)
         scale = characters / notes if notes else 0.0
+        title = f"{arm.name}: extraction"
         return Meter(self, "extraction", scale, self._observer, title, notes, "notes")
 
     def spend(self, kind: str, amount: float, seconds: float) -> None:

@@ -14,25 +14,33 @@ from fedmedlora.models.dtype import choose_dtype
 from fedmedlora.models.load import BaseModel, load_base
 from fedmedlora.models.lora import LoRAModel, initial_adapter
 from fedmedlora.prompts.registry import get_format
-from fedmedlora.study.conditions import POOL
+from fedmedlora.prompts.relation_formats import get_relation_format
+from fedmedlora.study.conditions import POOL, client_name
 from fedmedlora.study.data import StudyNotes, load_notes, pooled, site_examples
 from fedmedlora.study.number_type import RoundingError, rounding_error
 from fedmedlora.study.server_notes import ServerNotes
 from fedmedlora.training.local import LocalSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from fedmedlora.adapters.state import AdapterState
+    from fedmedlora.core.example import Task
     from fedmedlora.core.records import Observer
     from fedmedlora.prompts.format import TagFormat
+    from fedmedlora.prompts.relation_format import RelationFormat
     from fedmedlora.study.config import StudyConfig
     from fedmedlora.training.site import TaskData
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A study ready to run. `data` holds the examples by site, and those of all under `POOL`."""
+    """A study ready to run.
+
+    `data` holds the examples by client and task, and those of all sites under `POOL`. A client is a
+    site, or a site's part with one of its tasks. `relations` is the format of the relation task;
+    None where the study has no such task.
+    """
 
     config: StudyConfig
     notes: StudyNotes
@@ -40,13 +48,20 @@ class Prepared:
     model: LoRAModel
     initial: AdapterState
     tags: TagFormat
-    data: Mapping[str, TaskData]
+    relations: RelationFormat | None
+    data: Mapping[str, Mapping[Task, TaskData]]
     settings: LocalSettings
     server_notes: ServerNotes | None
 
-    def round_tokens(self, site: str) -> float:
-        """Tokens that a site trains on in one round."""
-        return self.data[site].num_tokens * self.config.training.epochs
+    def round_tokens(self, client: str, tasks: Iterable[Task]) -> float:
+        """Tokens that a client trains on in one round of these tasks."""
+        epochs = self.config.training.epochs
+        return sum(self.data[client][task].num_tokens for task in tasks) * epochs
+
+    @property
+    def linked(self) -> bool:
+        """Whether some site taught what modifiers belong to, so that the model can be asked."""
+        return any(site.linked and "relations" in site.tasks for site in self.notes.sites)
 
 
 def resolve(config: StudyConfig, observer: Observer) -> StudyConfig:
@@ -158,11 +173,14 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
     )
     model = LoRAModel(base, initial.spec)
     data = {s.name: site_examples(config, s, tags, base.tokenizer) for s in notes.sites}
-    if idle := [name for name, examples in data.items() if not examples.train]:
+    if idle := [n for n, tasks in data.items() if not all(d.train for d in tasks.values())]:
         raise ConfigError(
             f"sites {', '.join(idle)}: no training example is left; expected at least one. "
             "Raise training.negatives, or check the annotations."
         )
+    for site in notes.sites:
+        parts = {client_name(site.name, task): {task: d} for task, d in data[site.name].items()}
+        data |= parts
     training = config.training
     return Prepared(
         config=config,
@@ -171,7 +189,10 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
         model=model,
         initial=initial,
         tags=tags,
-        data={**data, POOL: _bounded(pooled(list(data.values())), training.max_validation_tokens)},
+        relations=(
+            get_relation_format(config.prompt.format) if "relations" in config.tasks else None
+        ),
+        data={**data, POOL: _pool(config, [data[site.name] for site in notes.sites])},
         settings=LocalSettings(
             learning_rate=training.learning_rate,
             epochs=training.epochs,
@@ -179,6 +200,9 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
             warmup_fraction=training.warmup_fraction,
             micro_batch_tokens=training.micro_batch_tokens,
             recompute_layers=training.recompute_layers,
+            relation_share=(
+                None if training.relation_share == "tokens" else training.relation_share
+            ),
         ),
         server_notes=(
             ServerNotes(config, config.server_notes, notes.sites, model, tags)
@@ -186,6 +210,15 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
             else None
         ),
     )
+
+
+def _pool(config: StudyConfig, sites: Sequence[Mapping[Task, TaskData]]) -> dict[Task, TaskData]:
+    """The examples of all sites together, by task."""
+    found: dict[Task, TaskData] = {}
+    for task in config.tasks:
+        if own := [data[task] for data in sites if task in data]:
+            found[task] = _bounded(pooled(own), config.training.max_validation_tokens)
+    return found
 
 
 def _bounded(data: TaskData, max_tokens: int | None) -> TaskData:

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import shutil
-import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedmedlora import __version__
 from fedmedlora.adapters.codec import CODECS
 from fedmedlora.adapters.exchange import LocalPlan
 from fedmedlora.core.errors import RunStoreError
 from fedmedlora.core.schema import default_schema
-from fedmedlora.corpora.jsonl import document_line, read_jsonl
 from fedmedlora.federation.checkpoint import Checkpoint
 from fedmedlora.federation.in_process import InProcessRuntime
 from fedmedlora.federation.loop import run_rounds
-from fedmedlora.inference.decoders import make_decoder
-from fedmedlora.inference.extractor import Extractor
 from fedmedlora.models.fetch import file_sha256
-from fedmedlora.models.lora import merged
 from fedmedlora.runs.audit import AuditLog
 from fedmedlora.runs.store import RunStore
-from fedmedlora.study.compare import Cell, score_cell, scores_json
-from fedmedlora.study.conditions import Arm, arms_of, tested_on
+from fedmedlora.study.compare import scores_json
+from fedmedlora.study.conditions import Arm, arms_of
 from fedmedlora.study.plan import Meter, TimeLeft
+from fedmedlora.study.predictions import PREDICTIONS, Predictions, file_stem, rules_on_gold
 from fedmedlora.study.prepare import Prepared, prepare, resolve_here
 from fedmedlora.study.reuse import ReusingSite
 from fedmedlora.study.study_file import parse_study
@@ -35,16 +31,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fedmedlora.adapters.state import AdapterState
-    from fedmedlora.core.example import Task
     from fedmedlora.core.records import Observer, RoundRecord
     from fedmedlora.evaluation.scores import DocumentCounts
+    from fedmedlora.study.compare import Cell, TaskCell
     from fedmedlora.study.config import StudyConfig
-    from fedmedlora.study.data import Cohort
-    from fedmedlora.training.site import TaskData
 
-INPUTS, ROUNDS, SCORES = "inputs.json", "rounds.jsonl", "scores.json"
-PREDICTIONS = "predictions"
-EXTRACTION, WORK, SITES = "extraction.jsonl", "work", "sites"
+INPUTS, MODIFIERS, LINKED = "inputs.json", "modifiers", "linked"
+ROUNDS, SCORES = "rounds.jsonl", "scores.json"
+WORK, SITES = "work", "sites"
 
 
 def start_study(
@@ -100,10 +94,15 @@ def resume_study(
     return store
 
 
-def _inputs(prepared: Prepared) -> dict[str, str]:
+def _inputs(prepared: Prepared) -> dict[str, Any]:
+    """What the run depends on and its configuration does not hold."""
+    relating = [site for site in prepared.notes.sites if "relations" in site.tasks]
+    asked = {label for site in relating for label in site.modifiers}
     return {
         "notes_sha256": prepared.notes.digest,
         "base_fingerprint": prepared.base.fingerprint,
+        MODIFIERS: [label for label in default_schema().modifier_labels if label in asked],
+        LINKED: prepared.linked,
     }
 
 
@@ -122,15 +121,19 @@ class _Run:
 
     def finish(self) -> None:
         """Train and test every arm, then compare."""
+        prepared = self._prepared
         audit = AuditLog(self._store.file("audit.jsonl"))
         digest = self._store.config_sha256
         audit.append("run-opened", config_sha256=digest, version=__version__)
         counts: dict[Cell, DocumentCounts] = {}
+        task_counts: dict[TaskCell, DocumentCounts] = {}
         for number, arm in enumerate(self._arms, start=1):
             place = f"arm {number} of {len(self._arms)}: {arm.name}"
             self._observer.message(place + self._time_left.phrase())
             adapter = self._train(arm)
-            counts |= self._test(arm, adapter)
+            tested = Predictions(prepared, self._store, arm, adapter, self._time_left)
+            counts |= tested.entity_counts()
+            task_counts |= tested.task_counts()
             fields = {"arm": arm.name, "adapter": adapter.digest() if adapter else None}
             audit.append("arm-finished", **fields, predictions=self._digests(arm))
         header = {
@@ -138,21 +141,23 @@ class _Run:
             "study": self._config.name,
             "seed": self._config.seed,
             "config_sha256": digest,
-            "base_model": self._prepared.base.name,
+            "base_model": prepared.base.name,
             "schema": default_schema().id,
-            "prompt_format": self._prepared.tags.id,
+            "prompt_format": prepared.tags.id,
             "artificial": self._config.data.artificial,
-            "full_model_bytes": _full_model_bytes(self._prepared),
+            "full_model_bytes": _full_model_bytes(prepared),
         }
-        cohorts = self._prepared.notes.cohorts
-        scores = scores_json(self._config, self._arms, cohorts, counts, header)
+        cohorts = prepared.notes.cohorts
+        if task_counts:
+            task_counts |= rules_on_gold(self._config, cohorts)
+        scores = scores_json(self._config, self._arms, cohorts, counts, header, task_counts)
         self._store.write_json(SCORES, scores)
         shutil.rmtree(self._store.file(WORK), ignore_errors=True)
         audit.append("run-finished", scores=file_sha256(self._store.file(SCORES)))
 
     def _digests(self, arm: Arm) -> dict[str, str]:
         """SHA-256 of the arm's prediction files, by name."""
-        files = sorted(self._store.file(PREDICTIONS).glob(f"{_file_stem(arm)}--*.jsonl"))
+        files = sorted(self._store.file(PREDICTIONS).glob(f"{file_stem(arm)}--*.jsonl"))
         return {path.name: file_sha256(path) for path in files}
 
     def _train(self, arm: Arm) -> AdapterState | None:
@@ -160,7 +165,8 @@ class _Run:
         if arm.strategy is None:
             return None
         federation, prepared = self._config.federation, self._prepared
-        total = federation.rounds * sum(prepared.round_tokens(site) for site in arm.sites)
+        by_client = [prepared.round_tokens(*part) for part in arm.client_tasks.items()]
+        total = federation.rounds * sum(by_client)
         meter = self._time_left.training(f"{arm.name}: training", total)
         num_done = len(self._records[arm.name])
         shares = self._time_left.tokens_by_round[arm.name]
@@ -175,6 +181,7 @@ class _Run:
             adapter=prepared.initial,
             plan=LocalPlan(0, epochs=self._config.training.epochs),
             seed=self._config.seed,
+            tasks=arm.client_tasks,
             scorer=prepared.server_notes,
             checkpoint=self._checkpoint(arm),
             min_sites=federation.min_sites if arm.condition == "federated" else None,
@@ -189,9 +196,9 @@ class _Run:
     def _site(self, name: str, arm: Arm, meter: Meter) -> ReusingSite:
         prepared = self._prepared
         state = SiteState(self._store.file(f"{SITES}/{name}/{arm.name}"))
-        data: dict[Task, TaskData] = {"entities": prepared.data[name]}
+        data = prepared.data[name]
         site = LocalSite(name, prepared.model, data, prepared.settings, meter, state)
-        tokens = prepared.round_tokens(name)
+        tokens = prepared.round_tokens(name, arm.client_tasks[name])
         return ReusingSite(site, self._store.file(WORK), lambda: meter.skip(tokens, 0))
 
     def _note_round(self, record: RoundRecord) -> None:
@@ -202,46 +209,6 @@ class _Run:
         """All rounds by arm, in the order in which arms run."""
         records = [record for arm in self._arms for record in self._records[arm.name]]
         self._store.write_json_lines(ROUNDS, [record.to_json() for record in records])
-
-    def _test(self, arm: Arm, adapter: AdapterState | None) -> dict[Cell, DocumentCounts]:
-        """The arm's counts on every cohort that it is tested on."""
-        cohorts = [c for c in self._prepared.notes.cohorts if tested_on(arm, c, self._config)]
-        meter = self._time_left.extraction(f"{arm.name}: extraction", cohorts)
-        extractor: Extractor | None = None
-        counts: dict[Cell, DocumentCounts] = {}
-        for cohort in cohorts:
-            name = f"{PREDICTIONS}/{_file_stem(arm)}--{cohort.name}.jsonl"
-            if self._store.has(name):
-                meter.skip(len(cohort.documents), len(cohort.documents))
-            else:
-                if extractor is None:
-                    extractor = self._extractor(adapter)
-                self._extract(extractor, cohort, name, arm, meter)
-            predicted = read_jsonl(self._store.file(name))
-            for preset in self._config.evaluation.presets:
-                counts[arm.name, cohort.name, preset] = score_cell(cohort, predicted, preset)
-        return counts
-
-    def _extractor(self, adapter: AdapterState | None) -> Extractor:
-        base, tags = merged(self._prepared.base, adapter), self._prepared.tags
-        return Extractor(
-            make_decoder("copy", base, tags, self._config.evaluation.batch_size),
-            base.tokenizer,
-            tags,
-            window_tokens=self._config.prompt.window_tokens,
-        )
-
-    def _extract(
-        self, extractor: Extractor, cohort: Cohort, name: str, arm: Arm, observer: Observer
-    ) -> None:
-        """Write the predictions for a cohort, whole, and how long they took."""
-        started = time.perf_counter()
-        predicted = list(extractor.extract(cohort.documents, cohort.labels, observer))
-        seconds = round(time.perf_counter() - started, 3)
-        lines = b"".join(document_line(document) for document in predicted)
-        self._store.write_file(name, lambda path: _write(path, lines))
-        line = {"arm": arm.name, "cohort": cohort.name, "seconds": seconds}
-        self._store.append_json_line(EXTRACTION, line | {"characters": cohort.num_characters})
 
 
 class _RoundWatcher:
@@ -282,16 +249,7 @@ def adapters_folder(store: RunStore, arm: Arm, arms: list[Arm]) -> Path:
     return store.file(f"adapters/{arm.name}")
 
 
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-
-
 def _full_model_bytes(prepared: Prepared) -> int:
     """What sending the whole model once would take, in bfloat16."""
     sizes: list[int] = [weight.numel() for weight in prepared.base.model.parameters()]
     return 2 * sum(sizes)
-
-
-def _file_stem(arm: Arm) -> str:
-    """How the arm's prediction files begin; names of arms never hold two dashes themselves."""
-    return arm.name.replace("/", "--")

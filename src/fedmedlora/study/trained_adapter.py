@@ -8,33 +8,44 @@ from typing import TYPE_CHECKING
 
 from fedmedlora.adapters.files import CONFIG_FILE, WEIGHTS_FILE, load_adapter
 from fedmedlora.core.errors import AdapterMismatchError, RunStoreError
+from fedmedlora.core.records import SilentObserver
 from fedmedlora.federation.checkpoint import Checkpoint
 from fedmedlora.inference.decoders import make_decoder
 from fedmedlora.inference.extractor import Extractor
+from fedmedlora.inference.relation_extractor import RelationExtractor
 from fedmedlora.models.fetch import file_sha256
 from fedmedlora.models.load import load_base
 from fedmedlora.models.lora import merged
 from fedmedlora.prompts.registry import get_format
+from fedmedlora.prompts.relation_formats import get_relation_format
 from fedmedlora.runs.store import RunStore
 from fedmedlora.study.config import PromptConfig
-from fedmedlora.study.run import INPUTS
+from fedmedlora.study.run import INPUTS, LINKED, MODIFIERS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from fedmedlora.core.document import Document
     from fedmedlora.core.records import Observer
     from fedmedlora.inference.decoders import DecoderName
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """An adapter folder, what the model read and ran in when it was trained, and which it was."""
+    """An adapter folder, what the model read and ran in when it was trained, and which it was.
+
+    `modifiers` are those that it was trained to mark, `linked` says whether with what they belong
+    to; none where it was trained for entities alone.
+    """
 
     folder: Path
     prompt: PromptConfig
     dtype: str
     base: str | None
     base_fingerprint: str | None
+    modifiers: tuple[str, ...] = ()
+    linked: bool = False
 
     def sha256(self) -> str:
         """Of the adapter's weights and configuration, wherever the folder lies."""
@@ -73,8 +84,41 @@ def find_adapter(path: Path) -> Trained:
 def _of_run(store: RunStore, folder: Path) -> Trained:
     prompt = PromptConfig.model_validate(store.config.get("prompt", {}))
     model = store.config["model"]
-    fingerprint = store.read_json(INPUTS)["base_fingerprint"]
-    return Trained(folder, prompt, model["dtype"], model["base"], fingerprint)
+    inputs = store.read_json(INPUTS)
+    return Trained(
+        folder,
+        prompt,
+        model["dtype"],
+        model["base"],
+        inputs["base_fingerprint"],
+        tuple(inputs.get(MODIFIERS, ())),
+        inputs.get(LINKED, False),
+    )
+
+
+class NoteExtractor:
+    """Entities, then their modifiers and relations, in one go.
+
+    `relations` is None where only entities are extracted.
+    """
+
+    def __init__(self, entities: Extractor, relations: RelationExtractor | None) -> None:
+        self._entities = entities
+        self._relations = relations
+
+    def extract_chunks(
+        self,
+        documents: Iterable[Document],
+        labels: Sequence[str],
+        modifiers: Sequence[str],
+        observer: Observer,
+    ) -> Iterator[list[Document]]:
+        """The documents with what was found, chunk by chunk; see `Extractor`."""
+        for chunk in self._entities.extract_chunks(documents, labels, observer):
+            if self._relations is None or not modifiers:
+                yield chunk
+            else:
+                yield list(self._relations.extract(chunk, modifiers, SilentObserver()))
 
 
 def load_extractor(
@@ -85,7 +129,7 @@ def load_extractor(
     decoder: DecoderName = "copy",
     batch_size: int = 64,
     chunk_windows: int = 512,
-) -> tuple[Extractor, str]:
+) -> tuple[NoteExtractor, str]:
     """The extractor, and the fingerprint of the base model in it.
 
     Args:
@@ -121,11 +165,23 @@ def load_extractor(
             f"revision {state.spec.revision}, got {base.revision}. Name the right one with --model."
         )
     tags = get_format(prompt.format)
-    extractor = Extractor(
-        make_decoder(decoder, merged(base, state), tags, batch_size),
+    base = merged(base, state)
+    entities = Extractor(
+        make_decoder(decoder, base, tags, batch_size),
         base.tokenizer,
         tags,
         window_tokens=prompt.window_tokens,
         chunk_windows=chunk_windows,
     )
-    return extractor, base.fingerprint
+    relations = None
+    if trained.modifiers and decoder != "generate":
+        formatted = get_relation_format(prompt.format)
+        relations = RelationExtractor(
+            make_decoder(decoder, base, formatted, batch_size),
+            base.tokenizer,
+            formatted,
+            window_tokens=prompt.window_tokens,
+            linked=trained.linked,
+            chunk_windows=chunk_windows,
+        )
+    return NoteExtractor(entities, relations), base.fingerprint

@@ -20,6 +20,7 @@ from fedmedlora.inference.extractor import Extractor
 from fedmedlora.models.tokens import PieceTokenizer
 from fedmedlora.prompts.registry import get_format
 from fedmedlora.study.extract import ExtractionRequest
+from fedmedlora.study.trained_adapter import NoteExtractor
 from fedmedlora.testing.adapters import random_adapter
 from fedmedlora.testing.tiny import tiny_tokenizer
 
@@ -72,7 +73,7 @@ def marker(monkeypatch: pytest.MonkeyPatch) -> Marker:
         extractor = Extractor(
             marker, tokenizer, get_format("compact"), window_tokens=40, chunk_windows=chunk_windows
         )
-        return extractor, "f" * 64
+        return NoteExtractor(extractor, None), "f" * 64
 
     monkeypatch.setattr("fedmedlora.study.extract.load_extractor", load)
     return marker

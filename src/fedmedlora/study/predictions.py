@@ -1,0 +1,186 @@
+"""What an arm's model finds in the test notes: written once, read back, and counted."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+from fedmedlora.corpora.jsonl import document_line, read_jsonl
+from fedmedlora.inference.decoders import make_decoder
+from fedmedlora.inference.extractor import Extractor
+from fedmedlora.inference.relation_extractor import RelationExtractor
+from fedmedlora.models.lora import merged
+from fedmedlora.study.compare import score_cell, score_rules_on_gold, score_tasks
+from fedmedlora.study.conditions import tested_on
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from fedmedlora.adapters.state import AdapterState
+    from fedmedlora.core.document import Document
+    from fedmedlora.evaluation.scores import DocumentCounts
+    from fedmedlora.models.load import BaseModel
+    from fedmedlora.runs.store import RunStore
+    from fedmedlora.study.compare import Cell, TaskCell
+    from fedmedlora.study.conditions import Arm
+    from fedmedlora.study.config import StudyConfig
+    from fedmedlora.study.data import Cohort
+    from fedmedlora.study.plan import TimeLeft
+    from fedmedlora.study.prepare import Prepared
+
+PREDICTIONS, EXTRACTION = "predictions", "extraction.jsonl"
+
+
+class Predictions:
+    """One arm's predictions for every cohort that it is tested on.
+
+    `{arm}--{cohort}.jsonl` is end to end: the entities that the model found and, where it was
+    trained for it, their modifiers and relations. `{arm}--{cohort}--gold-entities.jsonl` has the
+    modifiers and relations that it finds when the gold entities are given. What is on disk is not
+    predicted again.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        store: RunStore,
+        arm: Arm,
+        adapter: AdapterState | None,
+        time_left: TimeLeft,
+    ) -> None:
+        self._prepared = prepared
+        self._config = prepared.config
+        self._store = store
+        self._arm = arm
+        self._adapter = adapter
+        self._cohorts = [c for c in prepared.notes.cohorts if tested_on(arm, c, self._config)]
+        self._meter = time_left.extraction(arm, self._cohorts)
+
+    def entity_counts(self) -> dict[Cell, DocumentCounts]:
+        """Counts of entities by cohort and preset; nothing for an arm without that task."""
+        if "entities" not in self._arm.tasks:
+            return {}
+        return {
+            (self._arm.name, cohort.name, preset): score_cell(cohort, predicted, preset)
+            for cohort in self._cohorts
+            for predicted in [self._end_to_end(cohort)]
+            for preset in self._config.evaluation.presets
+        }
+
+    def task_counts(self) -> dict[TaskCell, DocumentCounts]:
+        """Counts of modifiers and relations, end to end and between the gold entities."""
+        counts: dict[TaskCell, DocumentCounts] = {}
+        for cohort in self._cohorts:
+            if not self._relates(cohort):
+                continue
+            score = partial(
+                score_tasks,
+                self._arm.name,
+                cohort,
+                presets=self._config.evaluation.presets,
+                modifiers=cohort.modifiers,
+                relations=cohort.annotates_relations,
+            )
+            if "entities" in self._arm.tasks:
+                counts |= score(self._end_to_end(cohort), "predicted")
+            counts |= score(self._between_gold(cohort), "gold")
+        return counts
+
+    def _relates(self, cohort: Cohort) -> bool:
+        return "relations" in self._arm.tasks and bool(cohort.modifiers)
+
+    def _end_to_end(self, cohort: Cohort) -> list[Document]:
+        name = f"{PREDICTIONS}/{file_stem(self._arm)}--{cohort.name}.jsonl"
+        num_notes = len(cohort.documents) * (2 if self._relates(cohort) else 1)
+        if self._found(name, num_notes):
+            return list(read_jsonl(self._store.file(name)))
+        started = time.perf_counter()
+        found = list(self._extractor.extract(cohort.documents, cohort.labels, self._meter))
+        if self._relates(cohort):
+            found = self._related(found, cohort)
+        seconds = round(time.perf_counter() - started, 3)
+        self._save(name, found)
+        line = {"arm": self._arm.name, "cohort": cohort.name, "seconds": seconds}
+        self._store.append_json_line(EXTRACTION, line | {"characters": cohort.num_characters})
+        return list(read_jsonl(self._store.file(name)))
+
+    def _between_gold(self, cohort: Cohort) -> list[Document]:
+        name = f"{PREDICTIONS}/{file_stem(self._arm)}--{cohort.name}--gold-entities.jsonl"
+        if not self._found(name, len(cohort.documents)):
+            gold = [document.only_labels(cohort.labels) for document in cohort.documents]
+            self._save(name, self._related(gold, cohort))
+        return list(read_jsonl(self._store.file(name)))
+
+    def _found(self, name: str, num_notes: int) -> bool:
+        """Whether the predictions are on disk already; if so, they are no work any more."""
+        if not self._store.has(name):
+            return False
+        if name not in self._told:
+            self._meter.skip(num_notes, num_notes)
+            self._told.add(name)
+        return True
+
+    @cached_property
+    def _told(self) -> set[str]:
+        """Files whose work the meter knows to be done."""
+        return set()
+
+    def _save(self, name: str, found: Iterable[Document]) -> None:
+        lines = b"".join(document_line(document) for document in found)
+        self._store.write_file(name, lambda path: _write(path, lines))
+        self._told.add(name)
+
+    @cached_property
+    def _base(self) -> BaseModel:
+        return merged(self._prepared.base, self._adapter)
+
+    @cached_property
+    def _extractor(self) -> Extractor:
+        tags = self._prepared.tags
+        return Extractor(
+            make_decoder("copy", self._base, tags, self._config.evaluation.batch_size),
+            self._base.tokenizer,
+            tags,
+            window_tokens=self._config.prompt.window_tokens,
+        )
+
+    def _related(self, documents: Sequence[Document], cohort: Cohort) -> list[Document]:
+        extractor = self._relation_extractor
+        return list(extractor.extract(documents, cohort.modifiers, self._meter))
+
+    @cached_property
+    def _relation_extractor(self) -> RelationExtractor:
+        formatted = self._prepared.relations
+        if formatted is None:
+            raise ValueError("predictions: the study has no task relations.")
+        return RelationExtractor(
+            make_decoder("copy", self._base, formatted, self._config.evaluation.batch_size),
+            self._base.tokenizer,
+            formatted,
+            window_tokens=self._config.prompt.window_tokens,
+            linked=self._prepared.linked,
+        )
+
+
+def rules_on_gold(config: StudyConfig, cohorts: Iterable[Cohort]) -> dict[TaskCell, DocumentCounts]:
+    """Counts of the links that the rule draws between gold mentions."""
+    counts: dict[TaskCell, DocumentCounts] = {}
+    for cohort in cohorts:
+        counts |= score_rules_on_gold(
+            cohort,
+            config.evaluation.presets,
+            modifiers=cohort.modifiers,
+            relations=cohort.annotates_relations,
+        )
+    return counts
+
+
+def file_stem(arm: Arm) -> str:
+    """How the arm's prediction files begin; names of arms never hold two dashes themselves."""
+    return arm.name.replace("/", "--")
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
