@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ def run(config: Config, say: Callable[[str], None]) -> dict[str, Any]:
             "intervals: scipy is not installed; it comes with the extra dev."
         ) from None
     torch.set_num_threads(1)  # the record says it; numpy's threads are those of the variables there
+    load = f"{os.getloadavg()[0]:.1f}"  # what others did just before: the times are wall time
     counts = _made_up_counts(config.documents, config.seed)
     search = {
         batch: seconds_of(lambda batch=batch: _scipy(counts, config.draws, batch))  # type: ignore[misc]
@@ -82,7 +84,11 @@ def run(config: Config, say: Callable[[str], None]) -> dict[str, Any]:
     apart = [row[-1] for row in intervals]
     say(f"the ends of the intervals are at most {max(apart):.3f} points apart")
     return {
-        "setting": {"documents": config.documents, "draws": config.draws},
+        "setting": {
+            "documents": config.documents,
+            "draws": config.draws,
+            "load_average_before": load,
+        },
         "scipy": scipy.__version__,
         "scipy_seconds_by_batch": {str(size): seconds for size, seconds in search.items()},
         "targets": {
