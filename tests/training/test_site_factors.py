@@ -13,6 +13,7 @@ from fedmedlora.adapters.exchange import LocalPlan, SiteUpdate, Train, decode
 from fedmedlora.adapters.state import AdapterState, Factor, LoRAPair
 from fedmedlora.aggregation.fedsa_lora import FedSALoRA
 from fedmedlora.aggregation.ffa_lora import FFALoRA
+from fedmedlora.aggregation.flexlora import FlexLoRA
 from fedmedlora.aggregation.rolora import RoLoRA
 from fedmedlora.core.records import SilentObserver
 from fedmedlora.federation.in_process import InProcessRuntime
@@ -140,6 +141,17 @@ def test_in_fedsas_last_round_sites_train_and_send_their_own_b(
     kept = SiteState(tmp_path / "north").before(2)
     expected = trained_from_own_b(sites["north"], heard.requests["north", 2], kept, model)
     assert heard.updates["north", 2].adapter == expected
+
+
+def test_under_flexlora_each_site_trains_an_adapter_of_its_own_rank(
+    sites: dict[str, LocalSite], start: AdapterState
+) -> None:
+    adapter, heard = rounds(sites, start, FlexLoRA({"north": 1}), 2)
+    assert adapter.spec == start.spec
+    for round_index in (1, 2):
+        assert heard.updates["north", round_index].adapter.spec.rank == 1
+        assert heard.updates["south", round_index].adapter.spec.rank == start.spec.rank
+    assert not same(adapter, start, "B")
 
 
 def test_a_site_whose_round_is_repeated_starts_from_the_same_b(

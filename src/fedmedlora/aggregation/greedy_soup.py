@@ -95,8 +95,11 @@ class GreedySoup:
         for site in sorted(losses, key=lambda site: (losses[site], site)):
             weights = equal(dict.fromkeys([*soup, site]))
             candidate, kept = mean_of_products(context.adapter, adapters, weights)
-            loss = context.scorer.loss(candidate).mean(self.validation_loss)
-            if not soup or loss <= least:
+            if soup:
+                loss = context.scorer.loss(candidate).mean(self.validation_loss)
+            else:
+                loss = losses[site]
+            if loss <= least:
                 soup.append(site)
                 adapter, energy_kept, least = candidate, kept, loss
         record = {

@@ -16,7 +16,7 @@ from fedmedlora.core.records import RoundRecord, SilentObserver
 from fedmedlora.core.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from fedmedlora.adapters.exchange import LocalPlan, Reply
+    from fedmedlora.adapters.exchange import LocalPlan, Reply, Train
     from fedmedlora.adapters.state import AdapterState
     from fedmedlora.aggregation.strategy import Aggregate, Memory, Scorer, Strategy
     from fedmedlora.core.example import Task
@@ -115,7 +115,7 @@ def run_rounds(
 
         moved = runtime.traffic.since(traffic)
         record = replace(
-            _record(arm, round_index, adapter, updates, failed, result),
+            _record(arm, round_index, requests, updates, failed, result),
             bytes_up=dict(sorted(moved.up.items())),
             bytes_down=dict(sorted(moved.down.items())),
             elapsed_seconds=perf_counter() - started,
@@ -191,7 +191,7 @@ def _check_quorum(
 def _record(
     arm: str,
     round_index: int,
-    adapter: AdapterState,
+    requests: Mapping[str, Train],
     updates: Iterable[SiteUpdate],
     failed: Mapping[str, str],
     result: Aggregate,
@@ -235,7 +235,10 @@ def _record(
         num_completion_tokens={
             site: sum(m.num_completion_tokens for m in tasks) for site, tasks in metrics.items()
         },
-        update_norms={update.site: change_norm(adapter, update.adapter) for update in merged},
+        update_norms={
+            update.site: change_norm(requests[update.site].adapter, update.adapter)
+            for update in merged
+        },
         site_seconds={update.site: update.elapsed_seconds for update in merged},
         tasks=_plain(by_task),
         notes=_plain(result.record),

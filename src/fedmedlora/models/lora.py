@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,8 @@ class LoRAModel:
     """One base model with one set of LoRA matrices, whose values are swapped, never the model.
 
     The base stays frozen in its dtype; the LoRA matrices are float32 masters. It computes what peft
-    computes, faster; adapters are saved and loaded as peft's.
+    computes, faster; adapters are saved and loaded as peft's. Adapters of other ranks than `spec`'s
+    are taken over, too; their scaling must be the same.
 
     Raises:
         AdapterMismatchError: The spec targets the output layer, or nothing that the model has.
@@ -83,6 +85,7 @@ class LoRAModel:
                 "choices read its frozen weight. Take it out of lora.target_modules."
             )
         self.spec = spec.with_dtype("float32")
+        self._loaded = self.spec
         self.base = base
         self.network: Any = same_weights(base.model)
         """The whole network with LoRA, as transformers has it."""
@@ -131,7 +134,7 @@ class LoRAModel:
         Raises:
             AdapterMismatchError: Its scaling, modules or shapes are not this model's.
         """
-        if adapter.spec.scaling != self.spec.scaling:
+        if not math.isclose(adapter.spec.scaling, self.spec.scaling, rel_tol=1e-12):
             raise AdapterMismatchError(
                 f"adapter for {adapter.spec.base_model}: expected the scaling "
                 f"{self.spec.scaling:g}, got {adapter.spec.scaling:g}."
@@ -141,6 +144,7 @@ class LoRAModel:
                 f"adapter for {adapter.spec.base_model}: its modules are not those of "
                 f"{self.base.name} ({len(adapter.pairs)} against {len(self._layers)})."
             )
+        self._set_rank(adapter.spec)
         with torch.no_grad():
             for name, pair in adapter.pairs.items():
                 layer = self._layers[name]
@@ -155,6 +159,15 @@ class LoRAModel:
                         )
                     weight.copy_(value)
 
+    def _set_rank(self, spec: AdapterSpec) -> None:
+        """Room for an adapter of this rank; what is there is lost if it had another one."""
+        if spec.rank != self._loaded.rank:
+            for layer in self._layers.values():
+                d_out, d_in = len(layer.lora_B), layer.lora_A.shape[1]
+                layer.lora_A = torch.nn.Parameter(layer.lora_A.new_zeros(spec.rank, d_in))
+                layer.lora_B = torch.nn.Parameter(layer.lora_B.new_zeros(d_out, spec.rank))
+        self._loaded = replace(self.spec, rank=spec.rank, alpha=spec.alpha, rslora=spec.rslora)
+
     def state(self) -> AdapterState:
         """A copy of the present values, float32, on the CPU."""
         pairs = {
@@ -164,7 +177,7 @@ class LoRAModel:
             )
             for name, layer in self._layers.items()
         }
-        return AdapterState(self.spec, pairs)
+        return AdapterState(self._loaded, pairs)
 
 
 def merged(base: BaseModel, adapter: AdapterState | None) -> BaseModel:
