@@ -40,8 +40,8 @@ def delta_gram(
     sites = _checked_sites(before, adapters)
     deltas = _delta_coefficients(before.spec, [adapters[site].spec for site in sites])
     total = torch.zeros(len(sites), len(sites), dtype=torch.float64)
-    for module in before.pairs:
-        left, right, _ = _stack_module(module, before, adapters, sites)
+    for module, pair in before.pairs.items():
+        left, right = stack(_pairs_of(module, pair, adapters, sites))
         total += deltas @ inner_products(left, right) @ deltas.T
     return sites, ((total + total.T) / 2).numpy()
 
@@ -74,16 +74,18 @@ def mean_of_products(
     coefficients[: before.spec.rank] += before.spec.scaling
     # The rest of 1 less all weights: rounding errors would bring back components of `before`.
     coefficients[coefficients.abs() < 1e-12 * before.spec.scaling] = 0.0
+    used_before = coefficients[: before.spec.rank].nonzero().flatten()
+    coefficients = torch.cat([coefficients[used_before], coefficients[before.spec.rank :]])
     spec = spec or before.spec
     pairs: dict[str, LoRAPair] = {}
     kept = energy = 0.0
-    for module in before.pairs:
-        left, right, A = _stack_module(module, before, used, sites)
-        columns = coefficients.nonzero().flatten()
-        if len(columns) < len(coefficients):
-            left, right = left[:, columns], right[columns]
-        found = largest_components(left * coefficients[columns], right, spec.rank)
-        pairs[module] = split(found, A, module, spec, gauge)
+    for module, own in before.pairs.items():
+        sent, *stacked = _pairs_of(module, own, used, sites)
+        if len(used_before):
+            stacked = [LoRAPair(sent.A[used_before], sent.B[:, used_before]), *stacked]
+        left, right = stack(stacked)
+        found = largest_components(left * coefficients, right, spec.rank)
+        pairs[module] = split(found, own.A, module, spec, gauge)
         kept += float(found.sigmas.square().sum())
         energy += found.energy
     return AdapterState(spec, pairs), min(1.0, kept / energy) if energy > 0 else 1.0
@@ -108,19 +110,17 @@ def _check_weights(adapters: Mapping[str, AdapterState], weights: Mapping[str, f
         )
 
 
-def _stack_module(
-    module: str, before: AdapterState, adapters: Mapping[str, AdapterState], sites: Sequence[str]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The factors of `before`, then those of the sites, see `_delta_coefficients`; and its `A`."""
-    own = before.pairs[module]
+def _pairs_of(
+    module: str, own: LoRAPair, adapters: Mapping[str, AdapterState], sites: Sequence[str]
+) -> list[LoRAPair]:
+    """The module's pair before, then those of the sites, as `_delta_coefficients` counts them."""
     shape = product_shape(own)
     check_pair(shape, own, f"the adapter before the round, {module}")
     pairs = [adapters[site].pairs[module] for site in sites]
     for site, pair in zip(sites, pairs, strict=True):
         check_pair(shape, pair, f"adapter of {site}, {module}")
     some_narrower = any(pair.rank < own.rank for pair in pairs)
-    left, right = stack([_principal(own) if some_narrower else own, *pairs])
-    return left, right, own.A
+    return [_principal(own) if some_narrower else own, *pairs]
 
 
 def _principal(pair: LoRAPair) -> LoRAPair:

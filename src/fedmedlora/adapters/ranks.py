@@ -77,7 +77,7 @@ def split(
         seed = derive_seed("null-directions", module, count, spec.rank)
         A = torch.cat([A, length * rows_beside(found.right, num_null, seed)])
         B = torch.cat([B, torch.zeros(len(B), num_null, dtype=B.dtype)], dim=1)
-    return LoRAPair(A=A.to(spec.torch_dtype), B=B.to(spec.torch_dtype))
+    return LoRAPair(A=A.to(spec.torch_dtype), B=B.to(spec.torch_dtype).contiguous())
 
 
 def _regauged(adapter: AdapterState, spec: AdapterSpec, gauge: Gauge) -> AdapterState:
