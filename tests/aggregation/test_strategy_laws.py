@@ -9,16 +9,18 @@ import pytest
 import torch
 
 from fedmedlora.adapters.exchange import LocalPlan, SiteUpdate, Train
+from fedmedlora.adapters.products import mean_of_products
 from fedmedlora.adapters.state import AdapterState, LoRAPair
 from fedmedlora.aggregation import StrategyConfig
 from fedmedlora.aggregation.fedadam import FedAdam
 from fedmedlora.aggregation.fedavg import FedAvg
+from fedmedlora.aggregation.flexlora import FlexLoRA
 from fedmedlora.aggregation.geometric_median import GeometricMedian
 from fedmedlora.aggregation.multi_krum import MultiKrum
 from fedmedlora.aggregation.screening import screen, screen_products
 from fedmedlora.aggregation.strategy import Aggregate, AggregationContext, Memory
 from fedmedlora.aggregation.uniform import Uniform
-from fedmedlora.aggregation.weighting import equal
+from fedmedlora.aggregation.weighting import by_size, equal, size_of
 from fedmedlora.testing.declared import DECLARED
 from fedmedlora.testing.laws import LAWS, BrokenLawError, check_law, check_strategy
 
@@ -253,3 +255,21 @@ def test_an_outsider_checks_a_strategy_with_one_call() -> None:
         check_strategy(Outsiders())
     broken = re.findall(r"Outsiders breaks the law ([\w-]+):", str(told.value))
     assert sorted(broken) == sorted(DECLARED["uniform"].exceptions)
+
+
+class KeepsTheTail(FlexLoRA):
+    """Ranks as in FlexLoRA, but what a site could not receive stays as it is."""
+
+    def aggregate(self, updates: Iterable[SiteUpdate], context: AggregationContext) -> Aggregate:
+        found = screen_products(updates, context)
+        adapters = {site: update.adapter for site, update in found.updates.items()}
+        weights = by_size({s: size_of(u, "tokens") for s, u in found.updates.items()})
+        adapter, _ = mean_of_products(context.adapter, adapters, weights)
+        return Aggregate(adapter, weights, refused=found.refused)
+
+
+def test_with_mixed_ranks_a_round_without_learning_can_keep_everything() -> None:
+    mixed = dict(DECLARED["flexlora, mixed ranks"].exceptions)
+    assert {mixed.pop("no-op"), mixed.pop("mean-of-products")}
+    alone = {"one-site": "beyond its rank the global adapter stays"}
+    check_strategy(KeepsTheTail({"site-1": 1}), exceptions=mixed | alone)
