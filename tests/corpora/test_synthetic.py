@@ -10,9 +10,11 @@ from fedmedlora.core.errors import ConfigError, CorpusError
 from fedmedlora.core.schema import default_schema
 from fedmedlora.corpora.card import load_card
 from fedmedlora.corpora.jsonl import read_jsonl
-from fedmedlora.corpora.synthetic import FIVE, generate_site, hospital, synthesize
+from fedmedlora.corpora.sentences import sentence_spans
+from fedmedlora.corpora.synthetic import FIVE, generate_site, hospital, roster, synthesize
 from fedmedlora.corpora.synthetic.grammar import Choice, Mark, Use, parse_rules
 from fedmedlora.corpora.synthetic.hospitals import grammar
+from fedmedlora.inference.rule_linker import link_by_rule
 
 SCHEMA = default_schema()
 NAMES = [site.name for site in FIVE]
@@ -328,6 +330,66 @@ def test_a_dictionary_of_the_training_notes_is_a_poor_annotator_and_three_sites_
         assert alone.f1(notes[name][30:]) < 0.7, name
         assert pooled.f1(notes[name][30:]) < 0.75, name
         assert alone.f1(held_out) < pooled.f1(held_out) < 0.45, name
+
+
+def links(document):
+    return {(r.head, r.tail) for r in document.relations}
+
+
+def rule_f1(documents):
+    """How well distance and type alone find the links of the gold mentions."""
+    hits = total = 0
+    for document in documents:
+        gold, found = links(document), links(link_by_rule(document))
+        hits += len(gold & found)
+        total += len(gold) + len(found)
+    return 2 * hits / total
+
+
+def heads_of_modifiers(documents):
+    """How many modifiers belong to no, to one and to several entities."""
+    counts = Counter()
+    for document in documents:
+        heads = Counter(head for head, _ in links(document))
+        counts.update(
+            min(heads[e.id], 2) for e in document.entities if e.label in SCHEMA.modifier_labels
+        )
+    return counts
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_are_as_hard_as_those_of_real_notes(name):
+    documents = generate_site(name, 120, 0)
+    assert 0.74 < rule_f1(documents) < 0.88
+    heads = heads_of_modifiers(documents)
+    assert heads[0] > 0.03 * heads.total()
+    assert heads[2] > 0.08 * heads.total()
+    assert 0.1 < (heads[0] + heads[2]) / heads.total() < 0.25
+
+
+@pytest.mark.parametrize("name", [site.name for site in roster()[len(FIVE) :]])
+def test_distance_and_type_do_not_tell_the_links_of_a_further_hospital(name):
+    documents = generate_site(name, 15, 0)
+    assert rule_f1(documents) < 0.92
+    assert heads_of_modifiers(documents)[2] > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_link_is_allowed_and_most_lie_within_one_sentence(name):
+    within = total = 0
+    for document in generate_site(name, 40, 0):
+        entities = {e.id: e for e in document.entities}
+        sentences = sentence_spans(document.text)
+        for head, tail in links(document):
+            modifier, entity = entities[head], entities[tail]
+            assert SCHEMA.allows(modifier.label, entity.label)
+            total += 1
+            within += any(
+                s.start <= min(modifier.start, entity.start)
+                and max(modifier.end, entity.end) <= s.end
+                for s in sentences
+            )
+    assert within > 0.95 * total
 
 
 # The grammar
