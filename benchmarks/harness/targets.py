@@ -31,6 +31,7 @@ _GENERATE = "against transformers.generate, entity task, html prompt"
 _HELPED = "the instruction's cache shared by all rows; prompt lookup where a sentence is alone"
 _TRL = "local training, examples/s, html prompt, against TRL's SFTTrainer"
 _BERT = "sentences/s of a BERT-base shape, token classification, divided by ours (compact prompt)"
+_MERGE = "10 sites, Llama-3.1-8B shapes, rank 16, product merge, 2 cores"
 TARGETS = {
     target.id: target
     for target in (
@@ -74,6 +75,10 @@ TARGETS = {
         Target("T5", f"GPU: {_TRL}", "x", 2, 4),
         Target("T6", "peak memory, 50 simulated sites against 1", "x", 1.10, 1.05, at_least=False),
         Target("T7", "a round's time outside local training", "%", 3, 1, at_least=False),
+        Target("T8", f"{_MERGE}, from file to file with screening", "s", 10, None, at_least=False),
+        Target("T8-alone", f"{_MERGE}, the merge alone, in memory", "s", 10, 3, at_least=False),
+        Target("T8-memory", "peak memory of T8", "GiB", 1, None, at_least=False),
+        Target("T8-dense", "the same against a dense SVD of the mean product", "x", 50, None),
         Target("T12", "reading and validating annotated notes, plain JSON lines", "MB/s", 20, 40),
         Target("T12-load", "the same, all documents kept in memory", "MB/s", 20, 40),
         Target(
