@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from fedmedlora.models.kernels import (
     linear_onto,
     onednn_available,
     use_kernel,
+    whole_rows,
 )
 from fedmedlora.models.load import BaseModel, load_base
 
@@ -68,3 +72,35 @@ def test_only_float32_layers_change_and_only_if_asked(tiny: Tiny) -> None:
     assert kernels(torch.float32, "onednn") == {OneDnnLinear}
     assert kernels(torch.bfloat16, "onednn") == {torch.nn.Linear}
     assert kernels(torch.float32, "torch") == {torch.nn.Linear}
+
+
+_MANY_SHAPES = """
+from pathlib import Path
+import torch
+from fedmedlora.models.kernels import linear, whole_rows
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+weight = torch.ones(96, 64)
+linear(torch.ones(800, 64), weight, None, "onednn")
+before = resident()
+for count in range(1, 800, 2):
+    linear(torch.ones(whole_rows(count), 64), weight, None, "onednn")
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is told by Linux only")
+def test_products_of_many_row_counts_leave_little_memory_behind() -> None:
+    """Four hundred shapes would keep half a megabyte each."""
+    found = subprocess.run(
+        [sys.executable, "-c", _MANY_SHAPES], capture_output=True, text=True, check=True
+    )
+
+    assert int(found.stdout) < 40e6
+
+
+@pytest.mark.parametrize(("count", "rounded"), [(0, 0), (1, 32), (32, 32), (33, 64), (800, 800)])
+def test_row_counts_are_rounded_up_to_few(count: int, rounded: int) -> None:
+    assert whole_rows(count) == rounded

@@ -2,10 +2,15 @@
 
 On some processors torch multiplies float32 matrices at less than half the speed that oneDNN, which
 it carries too, reaches on the same memory. Both sum in float32, in another order.
+
+oneDNN writes code for every new shape, keeps 1,024 of these programs of half a megabyte, and half
+of each for ever. So it is told to keep no more than a pass needs, and those who choose how many
+rows a product has round them up (`whole_rows`).
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
@@ -15,6 +20,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 Kernel: TypeAlias = Literal["torch", "onednn"]
+
+# Read by oneDNN before its first product. A pass of training has about thirty shapes, which all
+# layers share; a program that was dropped is made again in half a millisecond.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+_WHOLE_ROWS = 32
+
+
+def whole_rows(num_rows: int) -> int:
+    """The number of rows that a product of this many is better given: it has few shapes."""
+    return -(-num_rows // _WHOLE_ROWS) * _WHOLE_ROWS
 
 
 def onednn_available() -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedmedlora.core.seeds import python_rng
+from fedmedlora.models.kernels import whole_rows
 from fedmedlora.models.windowing import note_windows
 from fedmedlora.prompts.pieces import cut
 
@@ -214,7 +215,9 @@ def _row_tokens(examples: Sequence[EncodedExample], *, packed: bool) -> int:
     if not packed:
         return len(examples) * max(len(example.token_ids) for example in examples)
     instructions = {example.token_ids[: example.num_shared_tokens] for example in examples}
-    return sum(map(len, instructions)) + sum(example.num_own_tokens for example in examples)
+    return whole_rows(
+        sum(map(len, instructions)) + sum(example.num_own_tokens for example in examples)
+    )
 
 
 def collate(

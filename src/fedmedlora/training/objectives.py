@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from fedmedlora.models.kernels import whole_rows
 from fedmedlora.models.packed_attention import read_packed
 from fedmedlora.training.packed import PackedBatch
 
@@ -29,6 +30,8 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
         exact = torch.promote_types(hidden.dtype, torch.float32)
+        num_targets = len(targets)
+        hidden, targets = _in_whole_rows(hidden, targets)
         losses = torch.empty(len(targets), dtype=exact, device=hidden.device)
         gradient = torch.empty_like(hidden)
         for start in range(0, len(targets), CHUNK_POSITIONS):
@@ -42,13 +45,21 @@ class _ChunkedLoss(torch.autograd.Function):
             rows = torch.arange(len(wanted), device=hidden.device)
             probabilities[rows, targets[chunk]] -= 1
             gradient[chunk] = probabilities.to(weight.dtype) @ weight
-        ctx.save_for_backward(gradient)
-        return losses
+        ctx.save_for_backward(gradient[:num_targets])
+        return losses[:num_targets]
 
     @staticmethod
     def backward(ctx: Any, *outgoing: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * outgoing[0][:, None].to(gradient.dtype), None, None
+
+
+def _in_whole_rows(
+    hidden: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both with some more rows, so that products of the last chunk have few shapes."""
+    filling = whole_rows(len(targets)) - len(targets)
+    return functional.pad(hidden, (0, 0, 0, filling)), functional.pad(targets, (0, filling))
 
 
 def token_losses(
@@ -83,14 +94,14 @@ def token_losses(
         losses: torch.Tensor = apply(predicting, output_weight, wanted)
         return losses
     exact = torch.promote_types(predicting.dtype, torch.float32)
-    return torch.cat(
-        [
-            functional.cross_entropy(
-                functional.linear(predicting[at : at + CHUNK_POSITIONS], output_weight).to(exact),
-                wanted[at : at + CHUNK_POSITIONS],
-                reduction="none",
-            )
-            for at in range(0, len(wanted), CHUNK_POSITIONS)
-        ]
-        or [predicting.new_empty(0, dtype=exact)]
-    )
+    num_targets = len(wanted)
+    predicting, wanted = _in_whole_rows(predicting, wanted)
+    parts = [
+        functional.cross_entropy(
+            functional.linear(predicting[at : at + CHUNK_POSITIONS], output_weight).to(exact),
+            wanted[at : at + CHUNK_POSITIONS],
+            reduction="none",
+        )
+        for at in range(0, len(wanted), CHUNK_POSITIONS)
+    ]
+    return torch.cat([*parts, predicting.new_empty(0, dtype=exact)])[:num_targets]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fedmedlora.models.kernels import whole_rows
 from fedmedlora.models.packed_attention import RowLayout, Segment, lay_out
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def pack(
 ) -> PackedBatch:
     """The examples as one row; those of one instruction stand side by side.
 
+    Behind them stand a few tokens that nobody sees, so that rows have few lengths (`whole_rows`).
+
     Args:
         examples: At least one.
         whole: Supervise the prompts too.
@@ -86,6 +89,10 @@ def pack(
         Segment(len(shared), tuple(examples[index].num_own_tokens for index in indices))
         for shared, indices in by_instruction.items()
     ]
+    if filling := whole_rows(len(tokens)) - len(tokens):
+        segments.append(Segment(0, (filling,)))
+        tokens += tokens[:1] * filling
+        is_target += [False] * filling
     return PackedBatch(
         torch.tensor([tokens], device=device),
         torch.tensor([is_target], device=device),
