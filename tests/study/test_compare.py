@@ -258,6 +258,7 @@ def test_an_arm_says_what_it_is() -> None:
         "condition": "zero-shot",
         "site": None,
         "strategy": None,
+        "tasks": ["entities"],
     }
     assert told["single-site/north"]["site"] == "north"
     assert told["single-site/north"]["strategy"] is None

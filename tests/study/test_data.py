@@ -45,16 +45,18 @@ def test_notes_of_one_patient_are_in_one_split(prepared: Prepared) -> None:
 
 def test_a_site_trains_on_its_training_notes_only(prepared: Prepared) -> None:
     for site in prepared.notes.sites:
-        data = prepared.data[site.name]
+        assert prepared.data[site.name].keys() == {"entities"}
+        data = prepared.data[site.name]["entities"]
         assert {example.document_id for example in data.train} <= ids(site.train)
         assert {example.document_id for example in data.validation} <= ids(site.validation)
 
 
 def test_the_pooled_examples_are_those_of_all_sites_and_no_others(prepared: Prepared) -> None:
-    own = [e for site in prepared.notes.sites for e in prepared.data[site.name].train]
+    own = [e for s in prepared.notes.sites for e in prepared.data[s.name]["entities"].train]
+    pool = prepared.data["pooled"]["entities"]
 
-    assert sorted(prepared.data["pooled"].train, key=repr) == sorted(own, key=repr)
-    assert prepared.data["pooled"].num_documents == len({e.document_id for e in own})
+    assert sorted(pool.train, key=repr) == sorted(own, key=repr)
+    assert pool.num_documents == len({e.document_id for e in own})
 
 
 def test_the_server_holds_validation_notes_only_and_as_many_as_were_agreed(
@@ -95,12 +97,12 @@ def test_only_annotated_labels_are_asked_for(prepared: Prepared) -> None:
     for site, own in labels.items():
         for label in ("problem", "treatment", "test", "drug"):
             tag = prepared.tags.open_tag(label)
-            for example in prepared.data[site].train:
+            for example in prepared.data[site]["entities"].train:
                 answer = tokenizer.decode(example.token_ids[example.num_prompt_tokens :])
                 assert label in own or tag not in answer
             prompts = {
                 tokenizer.decode(e.token_ids[: e.num_prompt_tokens])
-                for e in prepared.data[site].train
+                for e in prepared.data[site]["entities"].train
             }
             assert all((label in p.split("Text:")[0]) == (label in own) for p in prompts)
 
@@ -120,7 +122,7 @@ def test_the_token_budget_of_training_holds_for_every_site(tiny_study, budget: i
     config = load_study(tiny_study, [f"training.max_tokens={budget}"])
     found = prepare(resolve(config, SilentObserver()), SilentObserver())
     for site in found.notes.sites:
-        data = found.data[site.name]
+        data = found.data[site.name]["entities"]
         # At least one example, however small the budget is.
         assert len(data.train) >= 1
         assert data.num_tokens <= budget or len(data.train) == 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from fedmedlora.core.document import Document
 from fedmedlora.core.records import SilentObserver
-from fedmedlora.study.conditions import arms_of
+from fedmedlora.study.conditions import Arm, arms_of
 from fedmedlora.study.config import StudyConfig
 from fedmedlora.study.data import Cohort, StudyNotes
 from fedmedlora.study.plan import TimeLeft, extraction_characters, training_tokens
@@ -41,9 +42,14 @@ COHORTS = (
 
 
 def prepared(config: StudyConfig) -> Any:
-    """Only what a plan looks at."""
+    """Only what a plan looks at; the relation task has a tenth of the tokens."""
     notes = StudyNotes((), COHORTS, "")
-    return SimpleNamespace(config=config, notes=notes, round_tokens=TOKENS.__getitem__)
+
+    def round_tokens(client: str, tasks: Iterable[str]) -> float:
+        site, _, _ = client.partition(".")
+        return sum(TOKENS[site] * (1 if task == "entities" else 0.1) for task in tasks)
+
+    return SimpleNamespace(config=config, notes=notes, round_tokens=round_tokens)
 
 
 def test_a_sites_first_round_is_counted_once_and_all_others_for_every_arm() -> None:
@@ -67,6 +73,72 @@ def test_without_single_site_arms_the_first_federated_arm_does_the_shared_round(
     tokens = training_tokens(prepared(config), arms_of(config))
 
     assert tokens == {"zero-shot": [], "fedavg": [140, 140], "uniform": [0, 140]}
+
+
+TWO_TASKS = {"tasks": ["entities", "relations"], "evaluation": {"single_site_in_domain": "own"}}
+
+
+def test_a_client_with_two_tasks_trains_the_tokens_of_both() -> None:
+    config = study(
+        **TWO_TASKS,
+        rounds=2,
+        arms={"single_site": False, "tasks": ["mix", "entities", "relations"]},
+        strategies=[{"name": "fedavg"}],
+    )
+
+    tokens = training_tokens(prepared(config), arms_of(config))
+
+    # No arm shares a round: each asks its clients for other tasks.
+    assert tokens == {
+        "zero-shot": [],
+        "centralized": [pytest.approx(154)] * 2,
+        "fedavg": [pytest.approx(154)] * 2,
+        "centralized-entities": [140, 140],
+        "fedavg-entities": [140, 140],
+        "centralized-relations": [pytest.approx(14)] * 2,
+        "fedavg-relations": [pytest.approx(14)] * 2,
+    }
+
+
+def test_clients_of_one_task_do_their_first_round_once_for_all_arms_that_train_it() -> None:
+    config = study(
+        **TWO_TASKS,
+        rounds=2,
+        arms={"zero_shot": False, "single_site": False, "centralized": False}
+        | {"tasks": ["mix", "entities"]},
+        strategies=[{"name": "fedavg"}],
+        federation={"rounds": 2, "clients": "task"},
+    )
+
+    assert training_tokens(prepared(config), arms_of(config)) == {
+        "fedavg": [pytest.approx(154)] * 2,
+        "fedavg-entities": [0, 140],
+    }
+
+
+@pytest.mark.parametrize(("tasks", "passes"), [(["mix"], 3), (["entities"], 1), (["relations"], 1)])
+def test_notes_are_read_for_entities_and_for_relations_end_to_end_and_between_gold_ones(
+    tasks: list[str], passes: int
+) -> None:
+    off = {"zero_shot": False, "single_site": False, "centralized": False}
+    config = study(
+        **TWO_TASKS, arms=off | {"tasks": tasks}, strategies=[{"name": "fedavg"}], rounds=1
+    )
+    with_modifiers = replace(COHORTS[2], modifiers=("severity",))
+    cohorts = (COHORTS[0], with_modifiers)
+    (arm,) = arms_of(config)
+    notes = StudyNotes((), cohorts, "")
+
+    # Where no modifier is annotated, none is asked for.
+    plain = 30 if tasks != ["relations"] else 0
+    assert extraction_characters(config, notes, [arm]) == plain + passes * 600
+    told = Told()
+    left = TimeLeft(
+        SimpleNamespace(config=config, notes=notes, round_tokens=lambda *_: 1.0), [arm], told
+    )
+    left.extraction(arm, cohorts)
+    num_plain = 2 if plain else 0
+    assert told.stages == [(f"{arm.name}: extraction", num_plain + passes * 3, "notes")]
 
 
 @pytest.mark.parametrize(("where", "single"), [("all", 2 * 635), ("own", 630 + 605)])
@@ -119,6 +191,7 @@ def time_left(**changes: Any) -> tuple[TimeLeft, Told]:
     return TimeLeft(prepared(config), arms_of(config), told), told
 
 
+FEDAVG = Arm("fedavg", "federated", ("a", "b"), None)
 ONLY_FEDERATED = {"zero_shot": False, "single_site": False, "centralized": False}
 
 
@@ -132,12 +205,12 @@ def test_the_time_left_is_the_work_left_at_the_speed_so_far(clock: Clock) -> Non
     meter.advance(420)
     assert left.phrase() == ""  # nothing is known about extraction
 
-    meter = left.extraction("fedavg", COHORTS)
+    meter = left.extraction(FEDAVG, COHORTS)
     clock.now += 1270  # two seconds a character
     meter.advance(6)
 
     assert left.phrase() == f", about {round((280 + 1270) / 60)} min left"
-    assert told.stages == [("fedavg", 420, "tokens"), ("fedavg", 6, "notes")]
+    assert told.stages == [("fedavg", 420, "tokens"), ("fedavg: extraction", 6, "notes")]
 
 
 def test_work_that_was_done_before_counts_neither_as_left_nor_as_fast(clock: Clock) -> None:
@@ -146,7 +219,7 @@ def test_work_that_was_done_before_counts_neither_as_left_nor_as_fast(clock: Clo
     meter.skip(140, 140)  # a round of the run that is resumed
     clock.now += 280
     meter.advance(280)
-    extraction = left.extraction("fedavg", COHORTS)
+    extraction = left.extraction(FEDAVG, COHORTS)
     clock.now += 635
     extraction.advance(6)
     meter = left.training("uniform", 420)
@@ -163,7 +236,7 @@ def test_waiting_between_two_stages_is_no_work(clock: Clock) -> None:
     clock.now += 420
     meter.advance(420)
     clock.now += 10_000
-    extraction = left.extraction("fedavg", COHORTS)
+    extraction = left.extraction(FEDAVG, COHORTS)
     clock.now += 635
     extraction.advance(6)
 
@@ -174,7 +247,7 @@ def test_a_resumed_run_with_only_extraction_left_tells_its_time(clock: Clock) ->
     left, _ = time_left(arms=ONLY_FEDERATED)
     left.training("fedavg", 420).skip(420, 420)
     left.training("uniform", 420).skip(420, 280)
-    extraction = left.extraction("fedavg", COHORTS)
+    extraction = left.extraction(FEDAVG, COHORTS)
     clock.now += 635
     extraction.advance(6)
 
@@ -183,7 +256,7 @@ def test_a_resumed_run_with_only_extraction_left_tells_its_time(clock: Clock) ->
 
 def test_a_stage_without_work_is_not_shown(clock: Clock) -> None:
     left, told = time_left()
-    left.extraction("nothing", ())
+    left.extraction(FEDAVG, ())
     left.training("nothing", 0)
 
     assert told.stages == []

@@ -152,7 +152,8 @@ def test_the_plan_holds_every_figure_and_writes_nothing(
     ]
     assert plan["seconds"].keys() == {"training", "extraction"}
     prepared = prepare(resolve(config, SilentObserver()), SilentObserver())
-    by_site = {name: prepared.data[name].num_tokens for name in ("alder-icu", "birch-clinic")}
+    sites = ("alder-icu", "birch-clinic")
+    by_site = {name: prepared.data[name]["entities"].num_tokens for name in sites}
     assert {n: s["train_tokens"] for n, s in plan["sites"].items()} == by_site
     # two rounds alone, and the second one federated
     assert plan["training_tokens"] == 3 * sum(by_site.values())
