@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +13,8 @@ from torch.nn import functional
 from fedmedlora.adapters.ranks import change_rank
 from fedmedlora.adapters.state import AdapterState, LoRAPair
 from fedmedlora.core.records import SilentObserver
+from fedmedlora.models.load import load_base
+from fedmedlora.models.lora import LoRAModel
 from fedmedlora.study.config import StudyConfig
 from fedmedlora.study.prepare import Prepared, prepare, resolve
 from fedmedlora.study.server_notes import ServerNotes
@@ -43,6 +44,16 @@ def notes(prepared: Prepared) -> ServerNotes:
 @pytest.fixture(scope="module")
 def adapters(prepared: Prepared) -> dict[str, AdapterState]:
     return {site: trained(prepared, seed) for seed, site in enumerate(WEIGHTS)}
+
+
+@pytest.fixture(scope="module")
+def exact(prepared: Prepared) -> ServerNotes:
+    """The same notes before the same model in float64; only adapters and slopes are rounded."""
+    base = load_base(prepared.config.model.base, dtype=torch.float64)
+    model = LoRAModel(base, prepared.initial.spec)
+    settings = prepared.config.server_notes
+    assert settings is not None
+    return ServerNotes(prepared.config, settings, prepared.notes.sites, model, prepared.tags)
 
 
 def dense_losses(
@@ -108,28 +119,30 @@ def test_losses_by_note_are_those_that_transformers_computes(
 )
 def test_the_slope_along_every_weight_is_that_of_finite_differences_on_the_language_model(
     prepared: Prepared,
-    notes: ServerNotes,
+    exact: ServerNotes,
     adapters: dict[str, AdapterState],
     merge: str,
     deltas_of: Callable[..., dict[str, torch.Tensor]],
 ) -> None:
     before = {site: adapter.digest() for site, adapter in adapters.items()}
 
-    found = notes.weight_gradient(adapters, WEIGHTS, merge)
+    found = exact.weight_gradient(adapters, WEIGHTS, merge)
 
-    step = 1e-4
+    # Norms inside the network round to float32, so steps are wide and the stencil has five points.
+    step = 0.02
     expected = {}
     for site in WEIGHTS:
-        ends = []
-        for sign in (1, -1):
-            moved = WEIGHTS | {site: WEIGHTS[site] + sign * step}
-            ends.append(np.mean(dense_losses(prepared, notes, deltas_of(adapters, moved))))
-        expected[site] = (ends[0] - ends[1]) / (2 * step)
+        slope = 0.0
+        for steps, share in ((1, 8), (-1, -8), (2, -1), (-2, 1)):
+            moved = WEIGHTS | {site: WEIGHTS[site] + steps * step}
+            losses = dense_losses(prepared, exact, deltas_of(adapters, moved))
+            slope += share * float(np.mean(losses)) / (12 * step)
+        expected[site] = slope
     steepest = max(abs(slope) for slope in expected.values())
-    assert found == pytest.approx(expected, abs=2e-3 * steepest)
+    assert found == pytest.approx(expected, abs=1e-3 * steepest)
     assert steepest > 0.01  # the comparison says something
     assert {site: adapter.digest() for site, adapter in adapters.items()} == before
-    assert notes.weight_gradient(adapters, WEIGHTS, merge) == found
+    assert exact.weight_gradient(adapters, WEIGHTS, merge) == found
 
 
 def test_a_site_of_a_lower_rank_is_scored_and_pulls_as_its_product_does(
@@ -182,7 +195,10 @@ def test_notes_are_asked_for_the_labels_of_a_site_and_never_for_more_than_were_a
 ) -> None:
     notes = one_label.server_notes
     assert notes is not None
-    assert notes.labels_of("alder-icu") == {"problem"}
+    known = notes.labels_of("alder-icu")
+    assert known is not None
+    assert "problem" in known
+    assert "drug" not in known
     assert notes.labels_of("elsewhere") is None
     everything = notes.labels_of("birch-clinic")
     assert everything is not None
@@ -227,10 +243,14 @@ def test_whole_sequences_are_read_only_where_a_strategy_asks_for_them(
     assert losses.mean("sequence") != losses.mean()
 
 
-def test_windows_without_entities_can_be_thinned_as_at_a_site(notes: ServerNotes) -> None:
-    everything = notes.examples("entities")
-    kept = notes.examples("entities", negatives=0.0)
+def test_as_a_site_the_notes_are_the_same_with_empty_windows_thinned(notes: ServerNotes) -> None:
+    scored = [e for note in notes._notes["entities"] for e in note.examples]
 
-    assert kept == [example for example in everything if example.num_entities]
-    assert sum(len(e.token_ids) for e in everything) == notes.num_tokens
-    assert replace(everything[0]) == everything[0]
+    everything = notes.as_site(1.0, 0)["entities"]
+    thinned = notes.as_site(0.0, 0)["entities"]
+
+    assert sorted(map(repr, everything.train)) == sorted(map(repr, scored))
+    assert set(thinned.train) == {example for example in scored if example.num_entities}
+    assert everything.num_tokens == notes.num_tokens
+    assert everything.num_documents == 3
+    assert everything.validation == ()

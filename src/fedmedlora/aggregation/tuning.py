@@ -25,7 +25,7 @@ class PlusTuning(BaseModel):
     least_temperature: PositiveFloat = 0.02
     """In nats a completion token: below it nothing counts as a difference, however sure it is."""
 
-    learned_below: float = Field(default=0.01, ge=0)
+    learned_below: float = Field(default=0.02, ge=0)
     """Mode `auto` learns the weights if a difference between sites has at most this standard
     error, in nats; else it takes `gibbs-auto`."""
 

@@ -111,6 +111,7 @@ def _view(number: int, run: FinishedRun) -> dict[str, Any]:
         "judged": {s: tables.fewest_notes(scores, s) >= 2 for s in tables.settings_of(scores)},
         "small_cohorts": [c.name for c in scores.cohorts if c.documents < _FEW_NOTES],
         "artificial": _is_artificial(run.config),
+        "damage": _damage(run.config),
         "headline": headline(run),
         "presets": presets,
         "overview": overview,
@@ -173,6 +174,20 @@ def _is_artificial(config: Mapping[str, Any]) -> bool:
     data = config.get("data")
     nested = data.get("artificial") if isinstance(data, dict) else None
     return bool(config.get("artificial") or nested)
+
+
+def _damage(config: Mapping[str, Any]) -> str:
+    """Which site's training notes were spoilt, and how; empty if none were."""
+    data = config.get("data")
+    damage = data.get("damage") if isinstance(data, dict) else None
+    if not isinstance(damage, dict):
+        return ""
+    share = damage.get("share")
+    share = f"{100 * share:g} %" if isinstance(share, int | float) else "some"
+    return (
+        f"Of the training notes of {damage.get('site')}, {share} of the entities were given a "
+        f"wrong label ({damage.get('kind')})."
+    )
 
 
 def _label_tables(run: FinishedRun) -> list[dict[str, Any]]:

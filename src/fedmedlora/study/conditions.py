@@ -20,6 +20,9 @@ Condition = Literal["zero-shot", "single-site", "centralized", "federated"]
 POOL = "pooled"
 """The site name of the centralized arm, which trains on all sites' examples in one place."""
 
+SERVER = "server-notes"
+"""The site name under which the server's notes take part in the arm `fedavg+val`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arm:
@@ -80,7 +83,17 @@ def arms_of(config: StudyConfig) -> list[Arm]:
             _arm(strategy_arm(strategy) + name, "federated", clients, strategy)
             for strategy in config.strategies
         ]
+        if config.arms.fedavg_val:
+            with_server = {**clients, SERVER: _given(config, pool)}
+            arms.append(_arm(f"fedavg+val{name}", "federated", with_server, FedAvgConfig()))
     return arms
+
+
+def _given(config: StudyConfig, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+    """The tasks among these for which some site gives notes to the server."""
+    names = config.server_notes.sites if config.server_notes else ()
+    givers = [site for site in config.sites if not names or site.name in names]
+    return tuple(task for task in tasks if any(task in config.tasks_of(site) for site in givers))
 
 
 def _arm(
@@ -115,7 +128,18 @@ def strategy_arm(strategy: StrategyConfig) -> str:
     """The arm's name: the strategy's, its mode, and what else differs from the default."""
     options = strategy.model_dump(exclude={"name", "mode"}, exclude_defaults=True)
     mode = getattr(strategy, "mode", None)
-    return "-".join([strategy.name, *([mode] if mode else []), *map(str, options.values())])
+    return "-".join([strategy.name, *([mode] if mode else []), *_told(options)])
+
+
+def _told(options: Mapping[str, Any]) -> list[str]:
+    """Words say themselves what they are; of numbers the option is named."""
+    found: list[str] = []
+    for name, value in options.items():
+        if isinstance(value, dict):
+            found += _told(value)
+        else:
+            found.append(value if isinstance(value, str) else f"{name}-{value}")
+    return found
 
 
 def tested_on(arm: Arm, cohort: Cohort, config: StudyConfig) -> bool:

@@ -20,6 +20,22 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class DamageConfig(Config):
+    """Artificial damage to a site's training notes, for experiments on what a method withstands.
+
+    The site's validation and test notes stay as they are.
+    """
+
+    site: Name
+
+    kind: Literal["flip-labels", "permute-labels"] = "flip-labels"
+    """`flip-labels`: another label of the site, drawn anew for each entity. `permute-labels`: the
+    next one in the order of the schema, as under a guideline that was misread."""
+
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Of the entities that get a wrong label, drawn by seed."""
+
+
 class DataConfig(Config):
     """Where the corpora are."""
 
@@ -28,6 +44,9 @@ class DataConfig(Config):
 
     artificial: bool = False
     """Says on every page of the report that the notes are not real."""
+
+    damage: DamageConfig | None = None
+    """Wrong labels that are put into one site's training notes on purpose."""
 
 
 class ModelConfig(Config):
@@ -176,6 +195,10 @@ class ArmsConfig(Config):
     zero_shot: bool = True
     single_site: bool = True
     centralized: bool = True
+
+    fedavg_val: bool = False
+    """`fedavg` with the server's notes as the training notes of one more site, because weighing
+    sites by them takes labelled notes that the other arms do not get."""
 
     tasks: tuple[Literal["mix", "entities", "relations"], ...] = Field(
         default=("mix",), min_length=1

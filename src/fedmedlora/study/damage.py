@@ -23,10 +23,12 @@ def damaged(
 
     Args:
         documents: A training split.
-        labels: Entity labels that the site annotates; at least two. Others are left alone.
+        labels: Entity labels that the site annotates; of fewer than two none can be wrong.
         damage: What to do.
         seed: Of the study.
     """
+    if len(labels) < 2:
+        return tuple(documents)
 
     def wrong(document: Document, entity: Entity) -> Entity:
         if entity.label not in labels:

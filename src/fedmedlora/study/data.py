@@ -13,6 +13,7 @@ from fedmedlora.corpora.grouping import source_groups
 from fedmedlora.corpora.open_corpus import load_corpus
 from fedmedlora.corpora.split import patient_of, split_documents
 from fedmedlora.prompts.relation_formats import get_relation_format
+from fedmedlora.study.damage import damaged
 from fedmedlora.training.batches import (
     EncodedExample,
     encode_example,
@@ -119,10 +120,14 @@ def load_notes(config: StudyConfig) -> StudyNotes:
         group = source_groups(loaded.documents, site_config.group)
         seed = derive_seed(config.seed, "split", site_config.name)
         splits = split_documents(loaded.documents, shares, seed, group)
+        train = tuple(splits["train"])
+        damage = config.data.damage
+        if damage is not None and damage.site == site_config.name:
+            train = damaged(train, loaded.labels, damage, config.seed)
         site = SiteNotes(
             site_config.name,
             loaded.labels,
-            tuple(splits["train"]),
+            train,
             tuple(splits["validation"]),
             tuple(splits["test"]),
             loaded.modifiers,
@@ -194,19 +199,6 @@ def rendered_notes(
         window_tokens=window_tokens,
         linked=site.linked,
     )
-
-
-def encoded_notes(
-    config: StudyConfig,
-    documents: Iterable[Document],
-    labels: Sequence[str],
-    tags: TagFormat,
-    tokenizer: PieceTokenizer,
-) -> list[EncodedExample]:
-    """Every window of the documents, with and without entities."""
-    window_tokens = config.prompt.window_tokens
-    examples = render_documents(documents, tags, tokenizer, labels, window_tokens=window_tokens)
-    return [encode_example(example, tokenizer) for example in examples]
 
 
 def pooled(sites: Sequence[TaskData]) -> TaskData:
@@ -284,6 +276,11 @@ def _lacks(config: StudyConfig, site: SiteNotes) -> list[str]:
     """Splits of the site that are too small for the study."""
     total = len(site.train) + len(site.validation) + len(site.test)
     faults = []
+    if config.data.damage and config.data.damage.site == site.name and len(site.labels) < 2:
+        faults.append(
+            f"data.damage: site {site.name} annotates {len(site.labels)} label; expected at least "
+            "2 to mix up. Name another site."
+        )
     if not any(e.label in site.labels for document in site.train for e in document.entities):
         faults.append(
             f"site {site.name}: has no training note with an annotated entity; expected at least "

@@ -15,7 +15,7 @@ from fedmedlora.models.load import BaseModel, load_base
 from fedmedlora.models.lora import LoRAModel, initial_adapter
 from fedmedlora.prompts.registry import get_format
 from fedmedlora.prompts.relation_formats import get_relation_format
-from fedmedlora.study.conditions import POOL, client_name
+from fedmedlora.study.conditions import POOL, SERVER, client_name
 from fedmedlora.study.data import StudyNotes, load_notes, pooled, site_examples
 from fedmedlora.study.number_type import RoundingError, rounding_error
 from fedmedlora.study.server_notes import ServerNotes
@@ -182,6 +182,13 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
         parts = {client_name(site.name, task): {task: d} for task, d in data[site.name].items()}
         data |= parts
     training = config.training
+    server_notes = (
+        ServerNotes(config, config.server_notes, notes.sites, model, tags)
+        if config.server_notes
+        else None
+    )
+    if server_notes is not None and config.arms.fedavg_val:
+        data[SERVER] = server_notes.as_site(training.negatives, config.seed)
     return Prepared(
         config=config,
         notes=notes,
@@ -204,11 +211,7 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
                 None if training.relation_share == "tokens" else training.relation_share
             ),
         ),
-        server_notes=(
-            ServerNotes(config, config.server_notes, notes.sites, model, tags)
-            if config.server_notes
-            else None
-        ),
+        server_notes=server_notes,
     )
 
 

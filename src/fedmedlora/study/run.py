@@ -182,7 +182,7 @@ class _Run:
             plan=LocalPlan(0, epochs=self._config.training.epochs),
             seed=self._config.seed,
             tasks=arm.client_tasks,
-            scorer=prepared.server_notes,
+            scorer=prepared.server_notes and prepared.server_notes.of_tasks(arm.tasks),
             checkpoint=self._checkpoint(arm),
             min_sites=federation.min_sites if arm.condition == "federated" else None,
             observer=_RoundWatcher(meter, sites, self._note_round),

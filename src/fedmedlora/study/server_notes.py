@@ -13,12 +13,15 @@ from fedmedlora.adapters.ranks import change_rank
 from fedmedlora.aggregation.strategy import NoteLosses
 from fedmedlora.core.seeds import numpy_rng, python_rng
 from fedmedlora.models.mixture import Mixture
-from fedmedlora.study.data import encoded_notes, within_tokens
+from fedmedlora.study.conditions import client_name
+from fedmedlora.study.data import rendered_notes, within_tokens
+from fedmedlora.training.batches import encode_example
 from fedmedlora.training.gradients import add_gradients
 from fedmedlora.training.local import example_losses
+from fedmedlora.training.site import TaskData
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence, Set
+    from collections.abc import Callable, Collection, Mapping, Set
 
     from numpy.typing import NDArray
 
@@ -33,14 +36,17 @@ if TYPE_CHECKING:
     from fedmedlora.training.batches import EncodedExample
     from fedmedlora.training.local import Reading
 
-    Encoder = Callable[[Document, Sequence[str]], list[EncodedExample]]
+    Encoder = Callable[[Document, SiteNotes, Task, tuple[str, ...]], list[EncodedExample]]
 
 
 @dataclass(frozen=True, slots=True)
 class AskedNote:
-    """A note of a site, the labels that it is asked for, and its windows within the budget."""
+    """A note of a site, the labels that it is asked for, and its windows within the budget.
 
-    giver: str
+    Labels are those of entities or, for the relation task, of modifiers.
+    """
+
+    giver: SiteNotes
     document: Document
     labels: tuple[str, ...]
     examples: tuple[EncodedExample, ...]
@@ -63,7 +69,11 @@ class ServerNotes:
         givers = [s for s in sites if not settings.sites or s.name in settings.sites]
         self._model = model
         self._mixture = Mixture(model)
-        self._labels = {site.name: frozenset(site.labels) for site in sites}
+        self._labels = {
+            client: frozenset((*site.labels, *site.modifiers))
+            for site in sites
+            for client in (site.name, *(client_name(site.name, task) for task in site.tasks))
+        }
         training = config.training
         self._batch_tokens = training.micro_batch_tokens or training.batch_tokens
         # The second reading costs as much as the first.
@@ -71,27 +81,32 @@ class ServerNotes:
             getattr(strategy, "validation_loss", "completion") == "sequence"
             for strategy in config.strategies
         )
-        self._encoders: dict[Task, Encoder] = {
-            "entities": lambda note, labels: encoded_notes(
-                config, [note], labels, tags, model.base.tokenizer
-            )
-        }
-        parts = len(givers) * len(self._encoders)
+
+        def encode(
+            note: Document, giver: SiteNotes, task: Task, labels: tuple[str, ...]
+        ) -> list[EncodedExample]:
+            if task == "entities":
+                giver = replace(giver, labels=labels)
+            else:
+                giver = replace(giver, modifiers=labels)
+            tokenizer = model.base.tokenizer
+            rendered = rendered_notes(config, [note], giver, task, tags, tokenizer)
+            return [encode_example(example, tokenizer) for example in rendered]
+
+        self._encode: Encoder = encode
+        parts = sum(len(site.tasks) for site in givers)
         share = None if settings.max_tokens is None else settings.max_tokens // parts
-        self._notes: dict[Task, list[AskedNote]] = {
-            task: [
-                note
-                for site in givers
-                for note in _within(site, settings.notes_per_site, encode, share)
-            ]
-            for task, encode in self._encoders.items()
-        }
+        self._notes: dict[Task, list[AskedNote]] = {}
+        for site in givers:
+            for task in site.tasks:
+                given = _within(site, task, settings.notes_per_site, encode, share)
+                self._notes.setdefault(task, []).extend(given)
 
     @property
     def notes(self) -> dict[Task, list[tuple[str, str]]]:
         """By task, giver and id of each note."""
         return {
-            task: [(note.giver, note.document.id) for note in notes]
+            task: [(note.giver.name, note.document.id) for note in notes]
             for task, notes in self._notes.items()
         }
 
@@ -101,18 +116,25 @@ class ServerNotes:
         notes = [note for found in self._notes.values() for note in found]
         return sum(len(example.token_ids) for note in notes for example in note.examples)
 
-    def examples(
-        self, task: Task, *, negatives: float = 1.0, seed: int = 0
-    ) -> list[EncodedExample]:
-        """The windows of all notes, with a share `negatives` of those that mark nothing."""
-        return [
-            example
-            for note in self._notes[task]
-            for place, example in enumerate(note.examples)
-            if example.num_entities
-            or python_rng(seed, "negatives", task, note.giver, note.document.id, place).random()
-            < negatives
-        ]
+    def of_tasks(self, tasks: Collection[Task]) -> ServerNotes | None:
+        """The notes for these tasks; None if there are none."""
+        kept = {task: notes for task, notes in self._notes.items() if task in tasks}
+        return self._with(kept) if kept else None
+
+    def as_site(self, negatives: float, seed: int) -> dict[Task, TaskData]:
+        """The notes as a site would train on them: with so large a share of empty windows."""
+        data: dict[Task, TaskData] = {}
+        for task, notes in self._notes.items():
+            train = [
+                example
+                for note in notes
+                for place, example in enumerate(note.examples)
+                if example.num_entities or _draw(seed, task, note, place) < negatives
+            ] or [example for note in notes for example in note.examples]
+            python_rng(seed, "server-notes", "order", task).shuffle(train)
+            num_documents = len({note.document.id for note in notes})
+            data[task] = TaskData(tuple(train), (), num_documents)
+        return data
 
     def loss(self, adapter: AdapterState) -> NoteLosses:
         """The adapter's loss by note: a mean over the answers' tokens.
@@ -132,7 +154,7 @@ class ServerNotes:
         for notes in self._notes.values():
             asked = [note for note in notes if note.examples]
             for note in asked:
-                num_targets = sum(_num_targets(example) for example in note.examples)
+                num_targets = sum(example.num_targets for example in note.examples)
                 examples += note.examples
                 share = 1 / num_targets / len(asked) / len(self._notes)
                 shares += [share] * len(note.examples)
@@ -179,7 +201,7 @@ class ServerNotes:
         if wanted == note.labels:
             return note
         # Windows are cut by the text alone, so these are the same places.
-        encoded = self._encoders[task](note.document, wanted) if wanted else []
+        encoded = self._encode(note.document, note.giver, task, wanted) if wanted else []
         return replace(note, labels=wanted, examples=tuple(encoded[: len(note.examples)]))
 
     def _of_full_rank(self, adapter: AdapterState) -> AdapterState:
@@ -206,17 +228,18 @@ class ServerNotes:
 
 
 def _within(
-    site: SiteNotes, num_notes: int, encode: Encoder, max_tokens: int | None
+    site: SiteNotes, task: Task, num_notes: int, encode: Encoder, max_tokens: int | None
 ) -> list[AskedNote]:
     """The site's first notes, with the windows that its share of the token budget holds."""
+    labels = site.labels if task == "entities" else site.modifiers
     notes = site.validation[:num_notes]
-    encoded = [encode(note, site.labels) for note in notes]
+    encoded = [encode(note, site, task, labels) for note in notes]
     kept = len(within_tokens([example for part in encoded for example in part], max_tokens))
     found = []
     for note, examples in zip(notes, encoded, strict=True):
         some, kept = tuple(examples[:kept]), max(0, kept - len(examples))
         if some:
-            found.append(AskedNote(site.name, note, site.labels, some))
+            found.append(AskedNote(site, note, labels, some))
     return found
 
 
@@ -227,6 +250,5 @@ def _drawn(notes: list[AskedNote], num_notes: int, task: str, seed: int) -> list
     return [notes[index] for index in sorted(chosen)]
 
 
-def _num_targets(example: EncodedExample) -> int:
-    """Tokens that count in the loss; the very first token of all is predicted by nothing."""
-    return len(example.token_ids) - max(1, example.num_prompt_tokens)
+def _draw(seed: int, task: Task, note: AskedNote, place: int) -> float:
+    return python_rng(seed, "negatives", task, note.giver.name, note.document.id, place).random()

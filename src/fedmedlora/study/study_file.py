@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedmedlora.core.errors import ConfigError
-from fedmedlora.study.conditions import POOL, strategy_arm
+from fedmedlora.study.conditions import POOL, SERVER, strategy_arm
 from fedmedlora.study.config import SplitConfig, StudyConfig
 from fedmedlora.study.data import load_notes
 
@@ -141,8 +141,9 @@ def _contradictions(config: StudyConfig, doubtful: set[str]) -> list[str]:
         for name in (config.name, *names)
         if not _NAME.fullmatch(name)
     ]
-    if POOL in names:
-        faults.append(f"name {POOL!r}: stands for the notes of all sites; choose another.")
+    for taken, stands_for in ((POOL, "all sites"), (SERVER, "the server")):
+        if taken in names:
+            faults.append(f"name {taken!r}: stands for the notes of {stands_for}; choose another.")
     faults += [f"name {name!r} is used for more than one site or cohort." for name in _twice(names)]
     trained = [config.path_of(site).resolve() for site in config.sites]
     tested = [config.path_of(cohort).resolve() for cohort in config.cohorts]
@@ -166,8 +167,12 @@ def _contradictions(config: StudyConfig, doubtful: set[str]) -> list[str]:
     faults += [f"evaluation.presets: {p} occurs twice." for p in _twice(config.evaluation.presets)]
     arms = [strategy_arm(strategy) for strategy in config.strategies]
     faults += [f"strategies: {arm} is listed more than once." for arm in _twice(arms)]
-    if not doubtful & {"strategies", "arms"} and not arms and not any(vars(config.arms).values()):
+    idle = not arms and True not in vars(config.arms).values()
+    if idle and not doubtful & {"strategies", "arms"}:
         faults.append("arms: all are switched off, and no strategy is listed; nothing to do.")
+    damage = config.data.damage
+    if damage and "sites" not in doubtful and damage.site not in [s.name for s in config.sites]:
+        faults.append(f"data.damage.site: {damage.site!r} is not a training site.")
     if "server_notes" not in doubtful:
         faults += _faults_of_server_notes(config, "sites" not in doubtful)
     most = config.federation.min_sites
@@ -185,7 +190,8 @@ def _has_one_group(pattern: str) -> bool:
 
 def _faults_of_server_notes(config: StudyConfig, sites_are_known: bool) -> list[str]:
     if config.server_notes is None:
-        return [
+        wanting = ["arms.fedavg_val: expected [server_notes], got none. Add it."]
+        return (wanting if config.arms.fedavg_val else []) + [
             f"strategies: {strategy.name} weighs sites by validation loss at the server; "
             "expected [server_notes], got none. Add it, or choose fedavg or uniform."
             for strategy in config.strategies

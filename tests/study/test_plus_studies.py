@@ -1,0 +1,144 @@
+"""Studies with the guarded modes, damage and the arm that trains on the server's notes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedmedlora.core.errors import ConfigError
+from fedmedlora.core.records import SilentObserver
+from fedmedlora.report.page import write_report
+from fedmedlora.runs.store import RunStore
+from fedmedlora.study.conditions import SERVER, arms_of
+from fedmedlora.study.config import StudyConfig
+from fedmedlora.study.prepare import Prepared, prepare, resolve
+
+Small = Callable[..., StudyConfig]
+Run = Callable[[StudyConfig], Path]
+
+MODES = ("auto", "reference", "paper", "gibbs-auto", "learned", "cross-eval")
+
+
+def plus(*modes: str, **options: Any) -> str:
+    tables = [{"name": "fedmedlora-plus", "mode": mode, **options} for mode in modes]
+    rows = (", ".join(f"{key} = {json.dumps(value)}" for key, value in t.items()) for t in tables)
+    return "strategies=[" + ", ".join("{" + row + "}" for row in rows) + "]"
+
+
+def test_modes_and_their_options_make_arms_of_their_own(small: Small) -> None:
+    arms = arms_of(small(plus(*MODES)))
+    assert [arm.name for arm in arms] == [f"fedmedlora-plus-{mode}" for mode in MODES]
+
+    config = small(
+        "strategies=["
+        '{name="fedmedlora-plus", mode="learned", merge="factor"},'
+        '{name="fedmedlora-plus", mode="learned", tuning={weight_cap=0.5}},'
+        '{name="fedmedlora-plus", mode="learned", tuning={momentum=0.5}}'
+        "]"
+    )
+    assert [arm.name for arm in arms_of(config)] == [
+        "fedmedlora-plus-learned-factor",
+        "fedmedlora-plus-learned-weight_cap-0.5",
+        "fedmedlora-plus-learned-momentum-0.5",
+    ]
+
+
+def test_all_modes_side_by_side_leave_their_decisions_in_the_run_and_its_report(
+    small: Small, run: Run, scores: Callable[[Path], Any]
+) -> None:
+    path = run(
+        small(
+            plus("gibbs-auto", "learned", "cross-eval"),
+            "server_notes={notes_per_site=2}",
+            "cohorts=[]",
+            "split={train=0.5, validation=0.3, test=0.2}",
+        )
+    )
+
+    names = [f"fedmedlora-plus-{mode}" for mode in ("gibbs-auto", "learned", "cross-eval")]
+    assert [arm["name"] for arm in scores(path)["arms"]] == names
+    records = [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]
+    assert len(records) == 6
+    for record in records:
+        notes = record["notes"]
+        assert record["arm"].endswith(notes["rule"])
+        assert set(notes["proposed_weights"]) == set(record["weights"])
+        assert {"guard", "may_follow", "energy_kept", "delta_norms", "cosines"} <= set(notes)
+        asked = record["arm"].endswith("cross-eval")
+        # beside the global adapter, the other's and the merged ones went down
+        assert (min(record["bytes_down"].values()) > 2 * max(record["bytes_up"].values())) == asked
+    page = write_report([path]).read_text("utf-8")
+    assert page.count("<details><summary>fedmedlora-plus-") == 3
+
+
+def test_cross_eval_needs_no_notes_at_the_server(tiny_study: Path, small: Small, run: Run) -> None:
+    from fedmedlora.study.study_file import load_study
+
+    text = tiny_study.read_text("utf-8")
+    bare = tiny_study.with_name("no-server-notes.toml")
+    bare.write_text(
+        text.replace("[server_notes]\nnotes_per_site = 1\nmax_tokens = 900\n", ""), "utf-8"
+    )
+    fixed = ["arms.zero_shot=false", "arms.single_site=false", "arms.centralized=false"]
+
+    for mode in ("cross-eval", "auto"):
+        assert load_study(bare, [*fixed, plus(mode)]).server_notes is None
+    for mode in ("reference", "gibbs-auto", "learned"):
+        with pytest.raises(ConfigError, match=r"expected \[server_notes\], got none"):
+            load_study(bare, [*fixed, plus(mode)])
+    with pytest.raises(ConfigError, match=r"arms.fedavg_val: expected \[server_notes\]"):
+        load_study(bare, [*fixed, "arms.fedavg_val=true", "strategies=[]"])
+
+
+@pytest.fixture(scope="module")
+def with_server_site(small: Small) -> Prepared:
+    config = small("arms.fedavg_val=true", "training.negatives=0.0")
+    return prepare(resolve(config, SilentObserver()), SilentObserver())
+
+
+def test_fedavg_val_trains_on_the_notes_that_others_weigh_by_as_one_more_site(
+    with_server_site: Prepared,
+) -> None:
+    arm = arms_of(with_server_site.config)[-1]
+
+    assert (arm.name, arm.condition) == ("fedavg+val", "federated")
+    assert arm.sites == ("alder-icu", "birch-clinic", SERVER)
+    assert with_server_site.server_notes is not None
+    scored = {
+        example
+        for found in with_server_site.server_notes._notes.values()
+        for note in found
+        for example in note.examples
+    }
+    trained = with_server_site.data[SERVER]["entities"].train
+    assert set(trained) == {example for example in scored if example.num_entities}
+    held_out = {d.id for site in with_server_site.notes.sites for d in site.test}
+    assert not held_out & {example.document_id for example in trained}
+
+
+def test_a_study_with_fedavg_val_and_damage_runs_to_its_report(
+    small: Small, run: Run, scores: Callable[[Path], Any]
+) -> None:
+    path = run(
+        small("arms.fedavg_val=true", 'data.damage={site="alder-icu", share=0.5}', "cohorts=[]")
+    )
+
+    assert [arm["name"] for arm in scores(path)["arms"]] == ["fedavg", "fedavg+val"]
+    last = json.loads((path / "rounds.jsonl").read_text().splitlines()[-1])
+    assert set(last["weights"]) == {"alder-icu", "birch-clinic", SERVER}
+    assert RunStore.open(path).config["data"]["damage"] == {
+        "site": "alder-icu",
+        "kind": "flip-labels",
+        "share": 0.5,
+    }
+    page = write_report([path]).read_text("utf-8")
+    assert "Of the training notes of alder-icu, 50 % of the entities were given" in page
+
+
+def test_no_site_may_be_called_as_the_server_is(small: Small) -> None:
+    with pytest.raises(ConfigError, match="stands for the notes of the server"):
+        small(f"sites.0.name={SERVER}")
