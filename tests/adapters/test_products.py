@@ -414,3 +414,13 @@ def test_products_that_cannot_be_added_are_refused_by_name(other: AdapterState, 
         delta_gram(before, adapters)
     with pytest.raises(AdapterMismatchError, match=words.replace("adapter of b: ", "")):
         product_distance(before, other)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_are_no_result(value: float) -> None:
+    bad = random_adapter(1)
+    bad.pairs["model.layers.0.mlp.down_proj"].B[0, 1] = value
+    with pytest.raises(AggregationError, match="expected finite numbers"):
+        mean_of_products(random_adapter(0), {"a": bad}, {"a": 0.5})
+    with pytest.raises(AggregationError, match="expected finite numbers"):
+        change_rank(bad, 1)

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
+from fedmedlora.adapters.algebra import product_distance
 from fedmedlora.adapters.files import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter
+from fedmedlora.adapters.products import delta_gram, mean_of_products
+from fedmedlora.adapters.ranks import change_rank
 from fedmedlora.adapters.streaming import open_adapter
 from fedmedlora.core.errors import AdapterMismatchError, FedMedLoRAError, RunStoreError
 from fedmedlora.testing.adapters import random_adapter
@@ -84,3 +87,17 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / CONFIG_FILE).write_text(json.dumps(config | {"use_dora": True}))
     with pytest.raises(AdapterMismatchError, match="use_dora"):
         open_adapter(tmp_path)
+
+
+def test_products_of_opened_adapters_are_those_of_loaded_ones(tmp_path: Path) -> None:
+    made = {"a": random_adapter(1, rank=3), "b": random_adapter(2), "c": random_adapter(3, rank=1)}
+    for name, adapter in made.items():
+        save_adapter(tmp_path / name, adapter)
+    opened = {name: open_adapter(tmp_path / name) for name in made}
+    weights = {"b": 0.5, "c": 0.3}
+    assert mean_of_products(opened["a"], opened, weights) == mean_of_products(
+        made["a"], made, weights
+    )
+    assert (delta_gram(opened["a"], opened)[1] == delta_gram(made["a"], made)[1]).all()
+    assert product_distance(opened["a"], opened["b"]) == product_distance(made["a"], made["b"])
+    assert change_rank(opened["a"], 2) == change_rank(made["a"], 2)

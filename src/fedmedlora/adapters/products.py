@@ -62,7 +62,8 @@ def mean_of_products(
     of the mean's squared norm that fits into the rank; 1 if all does.
 
     Raises:
-        AggregationError: A weight has no adapter, is no share, or all sum to more than 1.
+        AggregationError: A weight has no adapter, is no share, or all sum to more than 1; or a
+            number of an adapter is not finite.
         AdapterMismatchError: Base model, modules or shapes differ, or a factor is missing.
     """
     _check_weights(adapters, weights)

@@ -32,6 +32,7 @@ def change_rank(
 
     Raises:
         AdapterMismatchError: The rank or alpha is none, or a factor is missing.
+        AggregationError: A number is not finite, and the rank is to be lower.
     """
     check_products(adapter, adapter, "change of rank")
     old = adapter.spec
@@ -53,6 +54,7 @@ def regauge(adapter: AdapterState, gauge: Gauge) -> AdapterState:
 
     Raises:
         AdapterMismatchError: A factor is missing.
+        AggregationError: A number is not finite.
     """
     check_products(adapter, adapter, "change of gauge")
     return _regauged(adapter, adapter.spec, gauge)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fedmedlora.core.errors import AggregationError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -72,9 +74,16 @@ def largest_components(left: torch.Tensor, right: torch.Tensor, rank: int) -> Co
     the root of their Gram matrix, and what then stands on the left has the product's singular
     values. Each column is first made as long as its row, so that a pair whose length lies all in
     one factor does not drown the others.
+
+    Raises:
+        AggregationError: A number is not finite.
     """
     left_gram, right_gram = gram(left), gram(right.T)
     left_lengths, right_lengths = left_gram.diagonal().sqrt(), right_gram.diagonal().sqrt()
+    if not bool(torch.isfinite(left_lengths.sum() + right_lengths.sum())):
+        raise AggregationError(
+            "product of factors: expected finite numbers, got some that are not. Screen first."
+        )
     used = (left_lengths > 0) & (right_lengths > 0)
     scale = torch.where(used, (right_lengths / left_lengths).sqrt(), 0.0)
     unscale = torch.where(used, (left_lengths / right_lengths).sqrt(), 0.0)
