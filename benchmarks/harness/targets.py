@@ -79,7 +79,13 @@ TARGETS = {
         Target("T8-alone", f"{_MERGE}, the merge alone, in memory", "s", 10, 3, at_least=False),
         Target("T8-memory", "peak memory of T8", "GiB", 1, None, at_least=False),
         Target("T8-dense", "the same against a dense SVD of the mean product", "x", 50, None),
-        Target("T12", "reading and validating annotated notes, plain JSON lines", "MB/s", 20, 40),
+        Target(
+            "T12",
+            "reading and validating annotated notes, plain JSON lines, one thread",
+            "MB/s",
+            20,
+            40,
+        ),
         Target("T12-load", "the same, all documents kept in memory", "MB/s", 20, 40),
         Target(
             "T13",
