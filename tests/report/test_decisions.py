@@ -17,6 +17,7 @@ from fedmedlora.federation.in_process import InProcessRuntime
 from fedmedlora.federation.loop import run_rounds
 from fedmedlora.report.decisions import decision_panels, decisions
 from fedmedlora.report.finished_run import read_finished_run
+from fedmedlora.report.headline import headline
 from fedmedlora.report.page import write_report
 from fedmedlora.testing.adapters import DriftingSite, random_adapter
 from fedmedlora.testing.scorers import ProbeScorer
@@ -142,3 +143,32 @@ def test_a_site_whose_name_is_markup_stays_text(
     changed = [replace(r, notes={"losses": {name: 1.0}, "flags": {name: [name]}}) for r in rounds]
 
     assert "<script>alert" not in write_report([make_run(rounds=changed)]).read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "extra_arm", "told"),
+    [
+        ({"name": "fedmedlora-plus", "mode": "learned"}, None, "no other arm was given"),
+        ({"name": "fedmedlora-plus", "mode": "learned"}, "fedavg+val", "only fedavg+val trained"),
+        ({"name": "fedmedlora-plus", "mode": "cross-eval"}, None, None),
+        ({"name": "greedy-soup"}, None, "no other arm was given"),
+    ],
+)
+def test_the_summary_says_who_saw_the_servers_notes(
+    make_run: MakeRun,
+    scores: dict[str, Any],
+    strategy: dict[str, Any],
+    extra_arm: str | None,
+    told: str | None,
+) -> None:
+    config = {"name": "demo", "server_notes": {"notes_per_site": 4}}
+    for arm in scores["arms"]:
+        if arm["name"] == ARM:
+            arm["strategy"] = strategy
+    if extra_arm:
+        scores["arms"].append({"name": extra_arm, "condition": "federated", "site": None})
+
+    text = " ".join(headline(read_finished_run(make_run(scores, config=config))))
+
+    assert ("labelled validation notes at the server" in text) == (told is not None)
+    assert told is None or told in text

@@ -142,3 +142,45 @@ def test_a_study_with_fedavg_val_and_damage_runs_to_its_report(
 def test_no_site_may_be_called_as_the_server_is(small: Small) -> None:
     with pytest.raises(ConfigError, match="stands for the notes of the server"):
         small(f"sites.0.name={SERVER}")
+
+
+@pytest.fixture(scope="module")
+def both_tasks(small: Small) -> Prepared:
+    config = small(
+        'tasks=["entities", "relations"]',
+        "federation.clients=task",
+        'arms.tasks=["mix", "entities", "relations"]',
+        "arms.fedavg_val=true",
+        "server_notes={notes_per_site=2}",
+        "split={train=0.5, validation=0.3, test=0.2}",
+        plus("gibbs-auto"),
+    )
+    return prepare(resolve(config, SilentObserver()), SilentObserver())
+
+
+def test_with_two_tasks_the_server_scores_each_on_its_own(both_tasks: Prepared) -> None:
+    notes = both_tasks.server_notes
+    assert notes is not None
+    losses = notes.loss(both_tasks.initial).completion
+    assert sorted(losses) == ["entities", "relations"]
+    assert {len(found) for found in losses.values()} == {4}
+
+    known = notes.labels_of("alder-icu.relations")
+    assert known == notes.labels_of("alder-icu")
+    alone = notes.of_tasks(("relations",))
+    assert alone is not None
+    assert list(alone.loss(both_tasks.initial).completion) == ["relations"]
+    asked = notes.asking({"problem"})
+    assert asked is not None
+    # entities are asked for problems only; no modifier is left to ask for
+    assert not any(note.examples for note in asked._notes["relations"])
+    gradient = notes.weight_gradient({"a": both_tasks.initial}, {"a": 1.0}, "product")
+    assert gradient == {"a": 0.0}  # B is zero
+
+
+def test_with_two_tasks_fedavg_val_has_the_tasks_of_its_arm(both_tasks: Prepared) -> None:
+    arms = {arm.name: arm for arm in arms_of(both_tasks.config)}
+
+    assert arms["fedavg+val"].client_tasks[SERVER] == ("entities", "relations")
+    assert arms["fedavg+val-relations"].client_tasks[SERVER] == ("relations",)
+    assert set(both_tasks.data[SERVER]) == {"entities", "relations"}

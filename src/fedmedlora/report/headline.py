@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedmedlora.report.relation_tables import LINKS
 from fedmedlora.report.tables import fewest_notes, presets_of, settings_of
 from fedmedlora.report.wording import counted, includes_zero, interval, listed, points
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fedmedlora.report.finished_run import (
         Comparison,
         FinishedRun,
@@ -42,15 +44,24 @@ def headline(run: FinishedRun) -> list[str]:
 
 def _what_was_given(run: FinishedRun) -> list[str]:
     """Which arms saw labelled notes that the others did not get."""
-    weighing = [
-        arm.name for arm in run.scores.arms if (arm.strategy or {}).get("name") == "fedmedlora-plus"
-    ]
-    if not weighing or not run.config.get("server_notes"):
+    if not run.config.get("server_notes"):
         return []
+    weighing = [arm.name for arm in run.scores.arms if _weighs_by_server_notes(arm.strategy or {})]
+    training = [arm.name for arm in run.scores.arms if arm.name.startswith("fedavg+val")]
+    if not weighing:
+        return []
+    others = (
+        f"which only {listed(training)} trained on" if training else "which no other arm was given"
+    )
     return [
         f"To weigh the sites, {listed(weighing)} used labelled validation notes at the server, "
-        "which no other arm was given."
+        f"{others}."
     ]
+
+
+def _weighs_by_server_notes(strategy: Mapping[str, Any]) -> bool:
+    by_sites = strategy.get("mode") == "cross-eval"
+    return strategy.get("name") in ("fedmedlora-plus", "greedy-soup") and not by_sites
 
 
 def _what_was_done(run: FinishedRun) -> str:
