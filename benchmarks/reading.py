@@ -12,7 +12,6 @@ import json
 import os
 import statistics
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.harness.targets import Measured
-from benchmarks.harness.timing import interleave
+from benchmarks.harness.timing import Taken, interleave_charged
 from fedmedlora.core.errors import ConfigError
 from fedmedlora.core.schema import default_schema
 from fedmedlora.corpora.compressed import open_bytes
@@ -48,14 +47,6 @@ class Config:
 
 
 QUICK: Mapping[str, Any] = {"notes": 2, "repetitions": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """Seconds of each repetition by way: of the processor, and of the clock."""
-
-    processor: dict[str, list[float]]
-    clock: dict[str, list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +141,8 @@ def _notes(name: str, paths: Sequence[Path]) -> _Notes:
     )
 
 
-def _measure(notes: _Notes, repetitions: int, say: Callable[[str], None]) -> _Taken:
-    taken = _timed(
+def _measure(notes: _Notes, repetitions: int, say: Callable[[str], None]) -> Taken:
+    taken = interleave_charged(
         {
             "validate": lambda: [_checked(path) for path in notes.paths],
             "load": lambda: [load_corpus(path) for path in notes.paths],
@@ -162,20 +153,6 @@ def _measure(notes: _Notes, repetitions: int, say: Callable[[str], None]) -> _Ta
     speed = notes.num_bytes / 1e6 / statistics.median(taken.processor["validate"])
     say(f"{notes.name}: {speed:.1f} MB/s validated")
     return taken
-
-
-def _timed(ways: Mapping[str, Callable[[], object]], repetitions: int) -> _Taken:
-    processor: dict[str, list[float]] = {name: [] for name in ways}
-
-    def charged(name: str) -> Callable[[], None]:
-        def work() -> None:
-            started = time.process_time()
-            ways[name]()
-            processor[name].append(time.process_time() - started)
-
-        return work
-
-    return _Taken(processor, interleave({name: charged(name) for name in ways}, repetitions))
 
 
 def _checked(path: Path) -> Validation:
@@ -201,17 +178,17 @@ def _together(groups: Sequence[_Notes]) -> _Notes:
     )
 
 
-def _sums(taken: Sequence[_Taken]) -> _Taken:
+def _sums(taken: Sequence[Taken]) -> Taken:
     def added(each: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
         ways = each[0]
         return {
             way: [sum(turn) for turn in zip(*(e[way] for e in each), strict=True)] for way in ways
         }
 
-    return _Taken(added([t.processor for t in taken]), added([t.clock for t in taken]))
+    return Taken(added([t.processor for t in taken]), added([t.clock for t in taken]))
 
 
-def _row(notes: _Notes, taken: _Taken) -> list[Any]:
+def _row(notes: _Notes, taken: Taken) -> list[Any]:
     size = notes.num_bytes / 1e6
     seconds = [taken.processor[way] for way in ("validate", "load", "parse")]
     seconds += [taken.clock[way] for way in ("validate", "load")]
@@ -225,7 +202,7 @@ def _compressed(notes: _Notes, folder: Path, repetitions: int) -> list[list[Any]
     for path in files.values():
         write_jsonl(path, documents)
     size = files[".jsonl"].stat().st_size / 1e6
-    taken = _timed(
+    taken = interleave_charged(
         {suffix: lambda path=path: load_corpus(path) for suffix, path in files.items()},  # type: ignore[misc]
         repetitions,
     )

@@ -89,7 +89,7 @@ TARGETS = {
         Target("T12-load", "the same, all documents kept in memory", "MB/s", 20, 40),
         Target(
             "T13",
-            "document bootstrap, 10,000 draws of 1,000 documents",
+            "document bootstrap, 10,000 draws of 1,000 documents, one thread",
             "s",
             0.5,
             0.1,

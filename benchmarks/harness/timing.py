@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -34,6 +35,33 @@ def interleave(
         for name, work in ways.items():
             taken[name].append(seconds_of(work))
     return taken
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Seconds of each repetition by way: those of this process alone, and those of the clock."""
+
+    processor: dict[str, list[float]]
+    clock: dict[str, list[float]]
+
+
+def interleave_charged(ways: Mapping[str, Callable[[], object]], repetitions: int) -> Taken:
+    """As `interleave`, for work of one thread on a machine that others use, too.
+
+    The seconds of the processor leave out the time that others had it, all threads of this process
+    together.
+    """
+    processor: dict[str, list[float]] = {name: [] for name in ways}
+
+    def charged(name: str) -> Callable[[], None]:
+        def work() -> None:
+            started = time.process_time()
+            ways[name]()
+            processor[name].append(time.process_time() - started)
+
+        return work
+
+    return Taken(processor, interleave({name: charged(name) for name in ways}, repetitions))
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Measured:

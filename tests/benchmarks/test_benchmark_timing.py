@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.harness.targets import TARGETS, Measured, judge
-from benchmarks.harness.timing import interleave, middle, ratio, spread
+from benchmarks.harness.timing import interleave, interleave_charged, middle, ratio, spread
 from fedmedlora.core.errors import ConfigError
 
 
@@ -72,3 +74,13 @@ def test_stretch_is_beyond_the_bound() -> None:
     for target in TARGETS.values():
         if target.stretch is not None:
             assert target.reaches(target.stretch, target.bound)
+
+
+def test_seconds_of_the_processor_leave_out_what_others_had() -> None:
+    taken = interleave_charged(
+        {"waits": lambda: time.sleep(0.05), "works": lambda: sum(range(10**6))}, 2
+    )
+
+    assert all(clock >= 0.05 for clock in taken.clock["waits"])
+    assert all(processor < 0.02 for processor in taken.processor["waits"])
+    assert all(processor > 0.001 for processor in taken.processor["works"])
