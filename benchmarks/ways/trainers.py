@@ -101,6 +101,11 @@ class Ours:
         self._adapter = first_adapter(base, setup)
         self._model = LoRAModel(base, self._adapter.spec)
 
+    @property
+    def layers(self) -> list[torch.nn.Module]:
+        """The decoder layers that train."""
+        return list(self._model.backbone.layers)  # type: ignore[arg-type]
+
     def prepare(self, lessons: Lessons, setting: Setting) -> None:
         """Nothing: all that a site does is timed."""
 
