@@ -200,6 +200,61 @@ def test_a_study_without_any_arm_is_a_fault(minimal: Path) -> None:
     assert load_study(minimal, ["strategies=[]"])
 
 
+BOTH = 'tasks=["entities", "relations"]'
+TWO_SITES = 'sites=[{name="a", corpus="a", tasks=["entities"]}, {name="b", corpus="b"}]'
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (['tasks=["relations", "relations"]'], "tasks: relations occurs twice"),
+        ([BOTH, 'arms.tasks=["mix", "mix"]'], "arms.tasks: mix occurs twice"),
+        (['sites.0.tasks=["relations"]'], "north: tasks: relations is not a task of the study"),
+        (['arms.tasks=["relations"]'], "arms.tasks: relations is not a task of the study"),
+        ([BOTH, 'sites.0.tasks=["entities"]'], "tasks: no site trains relations; expected at"),
+        (['sites.0.tasks=["coding"]'], "sites.0.tasks.0: Input should be 'entities' or"),
+        (
+            [BOTH, 'sites=[{name="a", corpus="a"}, {name="a.relations", corpus="b"}]'],
+            "name 'a.relations': stands for a part of site 'a'",
+        ),
+        (
+            [BOTH, TWO_SITES, 'server_notes.sites=["a"]'],
+            "server_notes.sites: none of them trains relations",
+        ),
+        (
+            [
+                'strategies=[{name="fedavg"}, {name="fedavg", size="entities"}]',
+                'arms.tasks=["mix", "entities"]',
+            ],
+            "arms: two are called fedavg-entities",
+        ),
+        (
+            [BOTH, TWO_SITES, 'arms.tasks=["mix", "relations"]', "federation.min_sites=2"],
+            "federation.min_sites: 2, but there are 1 sites in the arm fedavg-relations",
+        ),
+        (["training.relation_share=1.5"], "training.relation_share"),
+        (["training.relation_share=most"], "training.relation_share"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_tasks_that_nobody_can_train_are_told_before_a_run(
+    minimal: Path, overrides: list[str], reason: str
+) -> None:
+    found = faults(minimal, *overrides)
+
+    assert any(reason in fault for fault in found), found
+
+
+def test_tasks_of_sites_and_arms_are_accepted_where_they_fit(minimal: Path) -> None:
+    arms = 'arms.tasks=["mix", "entities", "relations"]'
+    assert load_study(minimal, [BOTH, TWO_SITES, arms, "federation.min_sites=1"])
+    study = load_study(minimal, [BOTH, 'server_notes.sites=["north"]', arms])
+    assert study.tasks_of(study.sites[0]) == ("entities", "relations")
+    # Each of two clients of one site counts.
+    assert load_study(minimal, [BOTH, 'federation={min_sites=2, clients="task"}'])
+    assert load_study(minimal, ["training.relation_share=tokens"])
+
+
 def test_options_of_a_strategy_make_arms_of_their_own(minimal: Path) -> None:
     two = '[{name="fedavg"}, {name="fedavg", size="entities"}]'
     three = (

@@ -100,8 +100,8 @@ def _in_words(summary: dict[str, Any]) -> str:
     if summary["threshold"] is not None:
         below = f" ({summary['dropped_below_threshold']:,} below {summary['threshold']} dropped)"
     return (
-        f"{summary['documents']:,} notes, {summary['entities']:,} entities{below}, "
-        f"{summary['relations']:,} relations; of "
+        f"{summary['documents']:,} notes, {summary['entities']:,} entities, "
+        f"{summary['modifiers']:,} modifiers{below}, {summary['relations']:,} relations; of "
         f"{summary['windows']:,} windows {summary['unparsable']:,} unparsable and "
         f"{summary['truncated']:,} truncated; {summary['unaligned']:,} mentions not in their note"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
@@ -110,7 +110,7 @@ class TrainingConfig(Config):
     """Tokens that one pass reads, instructions and padding included; a step of more takes several
     passes and is the same step, in less memory. None: one pass."""
 
-    relation_share: float | Literal["tokens"] = Field(default=0.5)
+    relation_share: Annotated[float, Field(gt=0, lt=1)] | Literal["tokens"] = 0.5
     """Where a site trains both tasks, how much of the loss the relation task makes, between 0 and
     1, whatever the number of its tokens; `tokens`: a completion token counts as any other."""
 

@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     from fedmedlora.study.extraction_output import ExtractionFormat
     from fedmedlora.study.trained_adapter import Trained
 
-ENTITIES, RELATIONS, DROPPED = "entities", "relations", "dropped_below_threshold"
+ENTITIES, MODIFIERS, RELATIONS = "entities", "modifiers", "relations"
+DROPPED = "dropped_below_threshold"
 WINDOWS, UNPARSABLE, TRUNCATED, UNALIGNED = "windows", "unparsable", "truncated", "unaligned"
-COUNTS = (ENTITIES, RELATIONS, DROPPED, WINDOWS, UNPARSABLE, TRUNCATED, UNALIGNED)
+COUNTS = (ENTITIES, MODIFIERS, RELATIONS, DROPPED, WINDOWS, UNPARSABLE, TRUNCATED, UNALIGNED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class ExtractionRequest:
         labels: Which to mark; by default all entity labels of the schema, and all modifiers that
             the adapter was trained for.
         decoder: Which one.
-        threshold: Entities with a lower score are dropped.
+        threshold: Entities and modifiers with a lower score are dropped, and their links.
         batch_size: Windows decoded side by side.
         chunk_windows: See `Extractor`; the work is saved after each chunk.
         columns: Of tables.
@@ -94,9 +95,9 @@ def extract_to(
         started: Called once there is something to resume.
 
     Raises:
-        ConfigError: An input is missing, a label is not one that the adapter marks, `out` holds
-            something else or was begun with other settings, or the decoder gives no scores to
-            compare with the threshold.
+        ConfigError: An input is missing, the adapter was not trained for entities, a label is not
+            one that it marks, `out` holds something else or was begun with other settings, or the
+            decoder gives no scores to compare with the threshold.
         CorpusError: A note cannot be read exactly, or the output's format cannot hold it.
         RunStoreError: `adapter` is neither a run nor an adapter folder; `out` cannot be written,
             is damaged or in use; or the notes that were done before have changed.
@@ -104,6 +105,14 @@ def extract_to(
         AdapterMismatchError: The adapter is for another base model.
     """
     trained = find_adapter(request.adapter)
+    if "entities" not in trained.tasks:
+        raise ConfigError(
+            f"{trained.folder}: the adapter was trained for relations alone, which are marked "
+            "between entities; expected one that was trained for entities too. Name another "
+            "adapter folder of the run."
+        )
+    if trained.modifiers and request.decoder == "generate":
+        observer.message("--decoder generate marks entities only: no modifiers, no relations")
     labels, modifiers = _labels_in_order(request, trained)
     found = find_progress(request.out, resume=request.resume)
     inputs = NoteInputs(request.inputs, TARGETS[request.to].check, request.columns, stdin)
@@ -185,8 +194,10 @@ def _above(threshold: float | None, document: Document, counts: Counter[str]) ->
         ids = {entity.id for entity in sure}
         links = tuple(r for r in document.relations if r.head in ids and r.tail in ids)
         kept = replace(document, entities=tuple(sure), relations=links)
+    num_modifiers = sum(e.label in default_schema().modifier_labels for e in kept.entities)
+    counts[ENTITIES] += len(kept.entities) - num_modifiers
+    counts[MODIFIERS] += num_modifiers
     counts[RELATIONS] += len(kept.relations)
-    counts[ENTITIES] += len(kept.entities)
     counts[DROPPED] += len(document.entities) - len(kept.entities)
     for name, key in (
         (WINDOWS, answer_counts.NUM_WINDOWS),

@@ -160,7 +160,7 @@ class Predictions:
             self._base.tokenizer,
             formatted,
             window_tokens=self._config.prompt.window_tokens,
-            linked=self._prepared.linked,
+            linked=any(site.linked for site in self._prepared.relating(self._arm)),
         )
 
 

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from fedmedlora.core.records import Observer
     from fedmedlora.prompts.format import TagFormat
     from fedmedlora.prompts.relation_format import RelationFormat
+    from fedmedlora.study.conditions import Arm
     from fedmedlora.study.config import StudyConfig
+    from fedmedlora.study.data import SiteNotes
     from fedmedlora.training.site import TaskData
 
 
@@ -58,10 +60,17 @@ class Prepared:
         epochs = self.config.training.epochs
         return sum(self.data[client][task].num_tokens for task in tasks) * epochs
 
-    @property
-    def linked(self) -> bool:
-        """Whether some site taught what modifiers belong to, so that the model can be asked."""
-        return any(site.linked and "relations" in site.tasks for site in self.notes.sites)
+    def relating(self, arm: Arm) -> list[SiteNotes]:
+        """The sites that teach an arm modifiers; of the arm without training, all that could.
+
+        Only if some of them are `linked` has the arm's model learned to say what modifiers belong
+        to, and can be asked.
+        """
+        if "relations" not in arm.tasks:
+            return []
+        alone = arm.condition == "single-site"
+        sites = [s for s in self.notes.sites if s.name in arm.sites or not alone]
+        return [site for site in sites if "relations" in site.tasks]
 
 
 def resolve(config: StudyConfig, observer: Observer) -> StudyConfig:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fedmedlora.study.compare import Cell, TaskCell
     from fedmedlora.study.config import StudyConfig
 
-INPUTS, MODIFIERS, LINKED = "inputs.json", "modifiers", "linked"
+INPUTS, ADAPTERS = "inputs.json", "adapters"
 ROUNDS, SCORES = "rounds.jsonl", "scores.json"
 WORK, SITES = "work", "sites"
 
@@ -61,7 +61,7 @@ def start_study(
     store = RunStore.create(out, config.model_dump(mode="json"), config.name, environment=measured)
     started(store.path)
     with store.lock():
-        store.write_json(INPUTS, _inputs(prepared))
+        store.write_json(INPUTS, _inputs(prepared, store))
         _Run(prepared, store, observer).finish()
     return store
 
@@ -81,8 +81,8 @@ def resume_study(
     with store.lock():
         prepared = prepare(parse_study(dict(store.config), str(path / "config.json")), observer)
         if not store.has(INPUTS):  # killed between two writes, before any work
-            store.write_json(INPUTS, _inputs(prepared))
-        saved, found = store.read_json(INPUTS), _inputs(prepared)
+            store.write_json(INPUTS, _inputs(prepared, store))
+        saved, found = store.read_json(INPUTS), _inputs(prepared, store)
         for key, what in (("notes_sha256", "notes"), ("base_fingerprint", "base model")):
             if saved.get(key) != found[key]:
                 raise RunStoreError(
@@ -94,15 +94,27 @@ def resume_study(
     return store
 
 
-def _inputs(prepared: Prepared) -> dict[str, Any]:
-    """What the run depends on and its configuration does not hold."""
-    relating = [site for site in prepared.notes.sites if "relations" in site.tasks]
-    asked = {label for site in relating for label in site.modifiers}
+def _inputs(prepared: Prepared, store: RunStore) -> dict[str, Any]:
+    """What the run depends on and its configuration does not hold.
+
+    Also, for whoever uses its adapters, what each arm's adapters are taught, by their folder.
+    """
+    arms = arms_of(prepared.config)
+    taught: dict[str, Any] = {}
+    for arm in arms:
+        if arm.strategy is not None:
+            sites = prepared.relating(arm)
+            asked = {label for site in sites for label in site.modifiers}
+            folder = adapters_folder(store, arm, arms).relative_to(store.path).as_posix()
+            taught[folder] = {
+                "tasks": list(arm.tasks),
+                "modifiers": [m for m in default_schema().modifier_labels if m in asked],
+                "linked": any(site.linked for site in sites),
+            }
     return {
         "notes_sha256": prepared.notes.digest,
         "base_fingerprint": prepared.base.fingerprint,
-        MODIFIERS: [label for label in default_schema().modifier_labels if label in asked],
-        LINKED: prepared.linked,
+        ADAPTERS: taught,
     }
 
 

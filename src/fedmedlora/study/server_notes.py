@@ -69,8 +69,8 @@ class ServerNotes:
         givers = [s for s in sites if not settings.sites or s.name in settings.sites]
         self._model = model
         self._mixture = Mixture(model)
-        self._labels = {
-            client: frozenset((*site.labels, *site.modifiers))
+        self._clients = {
+            client: site
             for site in sites
             for client in (site.name, *(client_name(site.name, task) for task in site.tasks))
         }
@@ -166,8 +166,15 @@ class ServerNotes:
         )
 
     def labels_of(self, site: str) -> frozenset[str] | None:
-        """The labels that the site annotates; None for a site that is not of this study."""
-        return self._labels.get(site)
+        """The labels that the site annotates for the tasks that it trains and these notes ask for.
+
+        None for a site that is not of this study. What nobody is asked for here tells no sites
+        apart.
+        """
+        if (known := self._clients.get(site)) is None:
+            return None
+        tasks = [task for task in known.tasks if task in self._notes]
+        return frozenset(label for task in tasks for label in _labels(known, task))
 
     def asking(self, labels: Set[str]) -> ServerNotes | None:
         """The same notes, asked for no other labels than these."""
@@ -227,11 +234,16 @@ class ServerNotes:
         return losses
 
 
+def _labels(site: SiteNotes, task: Task) -> tuple[str, ...]:
+    """What the site's answers mark in a task."""
+    return site.labels if task == "entities" else site.modifiers
+
+
 def _within(
     site: SiteNotes, task: Task, num_notes: int, encode: Encoder, max_tokens: int | None
 ) -> list[AskedNote]:
     """The site's first notes, with the windows that its share of the token budget holds."""
-    labels = site.labels if task == "entities" else site.modifiers
+    labels = _labels(site, task)
     notes = site.validation[:num_notes]
     encoded = [encode(note, site, task, labels) for note in notes]
     kept = len(within_tokens([example for part in encoded for example in part], max_tokens))

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedmedlora.core.errors import ConfigError
-from fedmedlora.study.conditions import POOL, SERVER, strategy_arm
+from fedmedlora.study.conditions import POOL, SERVER, arms_of, client_name, strategy_arm
 from fedmedlora.study.config import SplitConfig, StudyConfig
 from fedmedlora.study.data import load_notes
 
@@ -170,14 +170,73 @@ def _contradictions(config: StudyConfig, doubtful: set[str]) -> list[str]:
     idle = not arms and True not in vars(config.arms).values()
     if idle and not doubtful & {"strategies", "arms"}:
         faults.append("arms: all are switched off, and no strategy is listed; nothing to do.")
+    if not doubtful & {"tasks", "sites", "arms", "federation", "strategies", "server_notes"}:
+        found = _faults_of_tasks(config)
+        # Arms can be told only where it is clear what they train.
+        faults += found or _faults_of_arms(config)
     damage = config.data.damage
     if damage and "sites" not in doubtful and damage.site not in [s.name for s in config.sites]:
         faults.append(f"data.damage.site: {damage.site!r} is not a training site.")
     if "server_notes" not in doubtful:
         faults += _faults_of_server_notes(config, "sites" not in doubtful)
+    return faults
+
+
+def _faults_of_tasks(config: StudyConfig) -> list[str]:
+    """Tasks that are named twice, that the study does not have, or that nobody could train."""
+    told: list[tuple[str, tuple[str, ...]]] = [
+        ("tasks", config.tasks),
+        ("arms.tasks", config.arms.tasks),
+        *((f"{site.name}: tasks", site.tasks or ()) for site in config.sites),
+    ]
+    faults = [f"{where}: {task} occurs twice." for where, tasks in told for task in _twice(tasks)]
+    faults += [
+        f"{where}: {task} is not a task of the study; expected some of {', '.join(config.tasks)}. "
+        f"Add it to tasks, or leave it out here."
+        for where, tasks in told
+        for task in tasks
+        if task not in (*config.tasks, "mix")
+    ]
+    faults += [
+        f"tasks: no site trains {task}; expected at least one. Take it out of tasks, or add it to "
+        "the tasks of a site."
+        for task in config.tasks
+        if not any(task in config.tasks_of(site) for site in config.sites)
+    ]
+    names = {site.name for site in config.sites}
+    faults += [
+        f"name {name!r}: stands for a part of site {site.name!r}; choose another."
+        for site in config.sites
+        for task in config.tasks
+        if (name := client_name(site.name, task)) in names
+    ]
+    givers = config.server_notes.sites if config.server_notes else ()
+    faults += [
+        f"server_notes.sites: none of them trains {task}; expected at least one, to judge what is "
+        "learned of it. Name another site, or none for all."
+        for task in config.tasks
+        if givers and not any(task in config.tasks_of(s) for s in config.sites if s.name in givers)
+    ]
+    return faults
+
+
+def _faults_of_arms(config: StudyConfig) -> list[str]:
+    """Arms of one name, and federated ones that have too few sites for a round."""
+    arms = arms_of(config)
+    by_strategy = [strategy_arm(strategy) for strategy in config.strategies]
+    faults = [
+        f"arms: two are called {name}, by a strategy's option and by arms.tasks. Leave one out."
+        for name in _twice([arm.name for arm in arms])
+        if name not in _twice(by_strategy)
+    ]
     most = config.federation.min_sites
-    if most and most > len(config.sites) and "sites" not in doubtful:
-        faults.append(f"federation.min_sites: {most}, but there are {len(config.sites)} sites.")
+    federated = [arm for arm in arms if arm.condition == "federated"]
+    few = min(federated, key=lambda arm: len(arm.sites), default=None)
+    if most and few is not None and most > len(few.sites):
+        faults.append(
+            f"federation.min_sites: {most}, but there are {len(few.sites)} sites in the arm "
+            f"{few.name}."
+        )
     return faults
 
 

@@ -20,13 +20,14 @@ from fedmedlora.prompts.registry import get_format
 from fedmedlora.prompts.relation_formats import get_relation_format
 from fedmedlora.runs.store import RunStore
 from fedmedlora.study.config import PromptConfig
-from fedmedlora.study.run import INPUTS, LINKED, MODIFIERS
+from fedmedlora.study.run import ADAPTERS, INPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from fedmedlora.core.document import Document
+    from fedmedlora.core.example import Task
     from fedmedlora.core.records import Observer
     from fedmedlora.inference.decoders import DecoderName
 
@@ -36,7 +37,7 @@ class Trained:
     """An adapter folder, what the model read and ran in when it was trained, and which it was.
 
     `modifiers` are those that it was trained to mark, `linked` says whether with what they belong
-    to; none where it was trained for entities alone.
+    to; none where it was not trained for relations.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class Trained:
     dtype: str
     base: str | None
     base_fingerprint: str | None
+    tasks: tuple[Task, ...] = ("entities",)
     modifiers: tuple[str, ...] = ()
     linked: bool = False
 
@@ -56,7 +58,8 @@ class Trained:
 def find_adapter(path: Path) -> Trained:
     """The adapter at `path`: a run's last global adapter, or a peft folder.
 
-    A peft folder outside a run was trained elsewhere: the default prompt and float32 are assumed.
+    A peft folder outside a run was trained elsewhere: the default prompt, float32 and the task
+    entities are assumed.
 
     Raises:
         RunStoreError: There is no adapter.
@@ -85,14 +88,17 @@ def _of_run(store: RunStore, folder: Path) -> Trained:
     prompt = PromptConfig.model_validate(store.config.get("prompt", {}))
     model = store.config["model"]
     inputs = store.read_json(INPUTS)
+    place = folder.resolve().parent.relative_to(store.path.resolve()).as_posix()
+    taught = inputs.get(ADAPTERS, {}).get(place, {"tasks": ["entities"]})
     return Trained(
         folder,
         prompt,
         model["dtype"],
         model["base"],
         inputs["base_fingerprint"],
-        tuple(inputs.get(MODIFIERS, ())),
-        inputs.get(LINKED, False),
+        tuple(taught["tasks"]),
+        tuple(taught.get("modifiers", ())),
+        taught.get("linked", False),
     )
 
 
@@ -155,8 +161,9 @@ def load_extractor(
     prompt = trained.prompt
     if trained.base_fingerprint is None:
         observer.message(
-            "the adapter is not in a run directory: assuming the default prompt, "
-            f"{prompt.format} with {prompt.window_tokens} tokens a window"
+            "the adapter is not in a run directory: assuming that it was trained for entities "
+            f"alone with the default prompt, {prompt.format} with {prompt.window_tokens} tokens a "
+            "window"
         )
     bound = state.spec.revision.startswith("sha256-") and state.spec.revision != base.revision
     if bound or trained.base_fingerprint not in (None, base.fingerprint):
