@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.harness.timing import interleave, seconds_of
 from benchmarks.ways.lessons import make_lessons, sentence_examples
-from benchmarks.ways.trainers import Ours, Setting, Setup, base_model
+from benchmarks.ways.trainers import Ours, Precision, Setting, Setup, base_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -69,7 +69,7 @@ def _compiled(config: Config, say: Callable[[str], None]) -> dict[str, Any]:
         config.learning_rate,
         config.seed,
     )
-    precision = "float32" if config.model == "tiny" else "bfloat16"
+    precision: Precision = "float32" if config.model == "tiny" else "bfloat16"
     tokenizer = base_model(setup, precision).tokenizer
     examples = sentence_examples(tokenizer, "compact", config.examples, config.seed, 96)
     lessons = make_lessons(examples, config.steps, config.seed)
@@ -105,7 +105,7 @@ def _packed(config: Config, say: Callable[[str], None]) -> dict[str, Any]:
     with torch.inference_mode():
         for tokens in config.tokens:
             states = torch.randn(tokens, 576, generator=generator).bfloat16()
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight.to_mkldnn(), tokens)
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, tokens)
             plain: Any = partial(torch.nn.functional.linear, states, weight)
             ready: Any = partial(
                 torch.ops.mkldnn._linear_pointwise, states, packed, None, "none", [], ""
