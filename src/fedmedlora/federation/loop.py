@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,7 @@ def run_rounds(
             seed=derive_seed(seed, "aggregation", round_index),
             num_rounds=num_rounds,
             scorer=scorer,
-            call=runtime.call,
+            call=partial(runtime.call, deadline_seconds=deadline_seconds),
         )
         result = strategy.aggregate(updates, context)
         failed |= result.refused

@@ -12,7 +12,7 @@ import numpy as np
 from fedmedlora.adapters.ranks import change_rank
 from fedmedlora.aggregation.strategy import NoteLosses
 from fedmedlora.core.seeds import numpy_rng, python_rng
-from fedmedlora.models.mixture import Mixture
+from fedmedlora.models.mixture import slopes_of_merge
 from fedmedlora.study.conditions import client_name
 from fedmedlora.study.data import rendered_notes, within_tokens
 from fedmedlora.training.batches import encode_example
@@ -68,7 +68,6 @@ class ServerNotes:
     ) -> None:
         givers = [s for s in sites if not settings.sites or s.name in settings.sites]
         self._model = model
-        self._mixture = Mixture(model)
         self._clients = {
             client: site
             for site in sites
@@ -141,7 +140,11 @@ class ServerNotes:
 
         Where a strategy of the study asks for it, also over the whole sequences.
         """
-        self._model.load(self._of_full_rank(adapter))
+        scaling = self._model.spec.scaling
+        if not math.isclose(adapter.spec.scaling, scaling, rel_tol=1e-12):
+            rank = adapter.spec.rank
+            adapter = change_rank(adapter, rank, alpha=scaling * rank, rslora=False)
+        self._model.load(adapter)
         sequence = self._by_note("sequence") if self._reads_sequences else {}
         return NoteLosses(self._by_note("completion"), sequence)
 
@@ -158,7 +161,8 @@ class ServerNotes:
                 examples += note.examples
                 share = 1 / num_targets / len(asked) / len(self._notes)
                 shares += [share] * len(note.examples)
-        return self._mixture.slopes(
+        return slopes_of_merge(
+            self._model,
             adapters,
             weights,
             merge,
@@ -210,13 +214,6 @@ class ServerNotes:
         # Windows are cut by the text alone, so these are the same places.
         encoded = self._encode(note.document, note.giver, task, wanted) if wanted else []
         return replace(note, labels=wanted, examples=tuple(encoded[: len(note.examples)]))
-
-    def _of_full_rank(self, adapter: AdapterState) -> AdapterState:
-        """A site of a lower rank or another scale, as the one model can hold it."""
-        spec = self._model.spec
-        if adapter.spec.rank == spec.rank and adapter.spec.scaling == spec.scaling:
-            return adapter
-        return change_rank(adapter, spec.rank, spec.alpha, spec.rslora)
 
     def _by_note(self, reading: Reading) -> dict[Task, NDArray[np.float64]]:
         examples = [e for notes in self._notes.values() for note in notes for e in note.examples]
