@@ -79,4 +79,6 @@ def write_tiny_study(folder: Path, *, num_notes: int = 10, note_characters: int 
 
 def _beginning(note: Document, num_characters: int) -> Document:
     kept = [entity for entity in note.entities if entity.end <= num_characters]
-    return replace(note.with_entities(kept), text=note.text[:num_characters])
+    ids = {entity.id for entity in kept}
+    links = [link for link in note.relations if link.head in ids and link.tail in ids]
+    return replace(note.with_entities(kept, links), text=note.text[:num_characters])
