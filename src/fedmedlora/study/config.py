@@ -125,6 +125,9 @@ class TrainingConfig(Config):
     max_tokens: PositiveInt | None = None
     """Token budget of a site's training examples of each task, prompts included; none: all."""
 
+    max_relation_tokens: PositiveInt | None = None
+    """Another budget for the examples of the relation task; none: that of `max_tokens`."""
+
     max_validation_tokens: PositiveInt | None = 4096
     """Token budget of a site's own validation examples of each task."""
 

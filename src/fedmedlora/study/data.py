@@ -162,7 +162,10 @@ def site_examples(
         # The entity task is drawn as it was when it was the only one.
         order = ("order",) if task == "entities" else ("order", task)
         python_rng(seed, *order).shuffle(train)
-        train = within_tokens(train, settings.max_tokens)
+        budget = settings.max_tokens
+        if task == "relations" and settings.max_relation_tokens is not None:
+            budget = settings.max_relation_tokens
+        train = within_tokens(train, budget)
         validation = rendered_notes(config, site.validation, site, task, tags, tokenizer)
         encoded = [encode_example(example, tokenizer) for example in validation]
         data[task] = TaskData(
