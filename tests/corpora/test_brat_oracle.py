@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from bioc import brat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,9 +14,6 @@ from fedmedlora.corpora.brat import BratReader
 from fedmedlora.corpora.brat_writer import note_files
 from fedmedlora.corpora.extras import ATTRIBUTES, GROUPS, ROLES, items
 
-brat = pytest.importorskip(
-    "bioc.brat", reason="bioc, which is not ours, is not installed: pip install bioc==2.1"
-)
 FOLDER = os.environ.get("FEDMEDLORA_CORPORA", "")
 
 PIECES = ["pain", "aspirin 81 mg", " ", "\n", "\r\n", "\U0001f600", "e\u0301", "T1", "\u2028", "#"]
