@@ -20,21 +20,25 @@ from fedmedlora.adapters.exchange import SiteFailure, SiteUpdate, decode, encode
 from fedmedlora.federation.in_process import InProcessRuntime
 
 CANARY = "quobblefinch"
+BOTH = 'tasks=["entities", "relations"]'
 
 
 @pytest.fixture(scope="module")
 def planted(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The study with the canary at the end of every note, and marked as an entity."""
+    """The study with the canary at the end of every note: as a modifier, and as its entity."""
     folder = shutil.copytree(study.parent, tmp_path_factory.mktemp("planted") / "study")
     for path in folder.glob("hospitals/*/documents.jsonl"):
         lines = []
         for line in path.read_text("utf-8").splitlines():
             note = json.loads(line)
-            start = len(note["text"]) + 1
-            note["text"] += f" {CANARY}."
-            entity = {"id": "T999", "label": "problem", "start": start}
-            entity |= {"end": start + len(CANARY), "text": CANARY}
-            note["entities"].append(entity)
+            for name, label in (("T998", "severity"), ("T999", "problem")):
+                start = len(note["text"]) + 1
+                note["text"] += f" {CANARY}"
+                entity = {"id": name, "label": label, "start": start}
+                entity |= {"end": start + len(CANARY), "text": CANARY}
+                note["entities"].append(entity)
+            link = {"id": "R999", "label": "modifies", "head": "T998", "tail": "T999"}
+            note["relations"].append(link)
             lines.append(json.dumps(note, ensure_ascii=False))
         path.write_text("\n".join(lines) + "\n", "utf-8")
     return folder / "study.toml"
@@ -84,12 +88,29 @@ def watched(
             assert CANARY.encode() not in path.read_bytes().lower(), path
 
 
-@pytest.mark.parametrize("codec", ["fp32", "bf16"])
+SMALL = ("arms.centralized=false", "arms.zero_shot=false", "arms.single_site=false")
+
+
+@pytest.mark.parametrize(
+    ("codec", "options", "num_updates", "num_files"),
+    [
+        ("fp32", (), 20, 29),
+        ("bf16", SMALL, 12, 10),
+        ("bf16", (*SMALL, BOTH), 12, 20),
+    ],
+    ids=["all-arms", "federated-arms", "two-tasks"],
+)
 def test_a_whole_study_leaves_note_text_in_its_predictions_only(
-    planted: Path, watched, wire: Wire, tmp_path: Path, codec: str
+    planted: Path,
+    watched,
+    wire: Wire,
+    tmp_path: Path,
+    codec: str,
+    options: tuple[str, ...],
+    num_updates: int,
+    num_files: int,
 ) -> None:
-    small = ["arms.centralized=false", "arms.zero_shot=false", "arms.single_site=false"]
-    options = [f"federation.codec={codec}", *(small if codec == "bf16" else [])]
+    options = (f"federation.codec={codec}", *options)
 
     called = watched(
         "study", "run", planted, "--out", tmp_path, *(x for o in options for x in ("--set", o))
@@ -97,11 +118,11 @@ def test_a_whole_study_leaves_note_text_in_its_predictions_only(
 
     assert called.code == 0, called.err
     predictions = list((called.run / "predictions").iterdir())
-    assert predictions
+    assert len(predictions) == num_files
     # They hold the notes by design, so the search would find the word if it were elsewhere.
     assert all(CANARY in path.read_text("utf-8") for path in predictions)
     up = [(site, data) for direction, site, data in wire.messages if direction == "up"]
-    assert len(up) == (12 if codec == "bf16" else 20)
+    assert len(up) == num_updates
     for site, data in up:
         message = decode(data)
         assert isinstance(message, SiteUpdate)
@@ -163,22 +184,36 @@ def test_a_site_that_fails_sends_a_code_and_names_the_place_only(
 
 
 @pytest.mark.parametrize(
-    "place",
+    ("place", "options"),
     [
-        "fedmedlora.inference.copy_decoder.draft",
-        "fedmedlora.study.run.score_cell",
-        "fedmedlora.study.prepare.site_examples",
-        "fedmedlora.study.run.document_line",
-        "fedmedlora.study.server_notes.example_losses",
+        ("fedmedlora.inference.copy_decoder.draft", ()),
+        ("fedmedlora.study.predictions.score_cell", ()),
+        ("fedmedlora.study.prepare.site_examples", ()),
+        ("fedmedlora.study.predictions.document_line", ()),
+        ("fedmedlora.study.server_notes.example_losses", ()),
+        ("fedmedlora.study.data.render_relation_documents", (BOTH,)),
+        ("fedmedlora.inference.relation_extractor.given_entities", (BOTH,)),
+        ("fedmedlora.study.predictions.score_tasks", (BOTH,)),
+        (
+            "fedmedlora.study.run.rules_on_gold",
+            (BOTH, "arms.zero_shot=false", "federation.rounds=1"),
+        ),
     ],
+    ids=lambda value: value if isinstance(value, str) else "two-tasks" if BOTH in value else "",
 )
 def test_a_failure_outside_training_names_its_kind_only(
-    planted: Path, watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    planted: Path,
+    watched,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    options: tuple[str, ...],
 ) -> None:
     monkeypatch.setattr(place, failing(RuntimeError(note_text())))
-    quick = ("--set", "arms.single_site=false", "--set", "arms.centralized=false")
+    quick = ("arms.single_site=false", "arms.centralized=false", *options)
+    settings = [word for option in quick for word in ("--set", option)]
 
-    called = watched("study", "run", planted, "--out", tmp_path, *quick)
+    called = watched("study", "run", planted, "--out", tmp_path, *settings)
 
     assert called.code == 1
     assert "unexpected RuntimeError" in called.err
@@ -236,6 +271,10 @@ def damage_id(text: str) -> bytes:
     return text.replace('"T1"', '"T999"').encode()
 
 
+def damage_link(text: str) -> bytes:
+    return text.replace('"tail": "T999"', '"tail": "T9999"', 1).encode()
+
+
 def damage_duplicate(text: str) -> bytes:
     return (text + text.splitlines()[0] + "\n").encode()
 
@@ -250,6 +289,7 @@ def damage_duplicate(text: str) -> bytes:
         damage_nul,
         damage_key,
         damage_id,
+        damage_link,
         damage_duplicate,
     ],
     ids=lambda damage: damage.__name__,
