@@ -164,9 +164,13 @@ def test_an_override_of_nothing_is_a_fault(minimal: Path, override: str, reason:
         ("strategies.0.name=fedbest", "strategies.0: Input tag 'fedbest'"),
         ("strategies.0.mode=paper", "strategies.0.fedavg.mode: unknown key"),
         ('strategies=[{name="fedavg"}, {name="fedavg"}]', "fedavg is listed more than once"),
-        (
-            'strategies=[{name="fedmedlora-plus", mode="reference"}]',
-            "expected [server_notes], got none",
+        *(
+            (f"strategies=[{{{strategy}}}]", "expected [server_notes], got none")
+            for strategy in (
+                'name="fedmedlora-plus", mode="reference"',
+                'name="fedmedlora-plus", mode="learned"',
+                'name="greedy-soup"',
+            )
         ),
         ("split.train=0.9", "split: the shares add up to 1.2; expected 1"),
         ("split.test=0", "split.test: Input should be greater than 0"),
@@ -253,6 +257,48 @@ def test_tasks_of_sites_and_arms_are_accepted_where_they_fit(minimal: Path) -> N
     # Each of two clients of one site counts.
     assert load_study(minimal, [BOTH, 'federation={min_sites=2, clients="task"}'])
     assert load_study(minimal, ["training.relation_share=tokens"])
+
+
+def sites(number: int) -> str:
+    tables = ", ".join(f'{{name="s{n}", corpus="s{n}"}}' for n in range(number))
+    return f"sites=[{tables}]"
+
+
+def faults_of_file(path: Path, *overrides: str) -> list[str]:
+    """Without those of the notes, which are not there."""
+    return [fault for fault in faults(path, *overrides) if fault.startswith(f"{path}: ")]
+
+
+KRUM = 'strategies=[{name="multi-krum"}]'
+
+
+def test_multi_krum_with_too_few_sites_is_told_before_a_run(minimal: Path) -> None:
+    (fault,) = faults_of_file(minimal, KRUM, sites(4))
+
+    assert "arm multi-krum: multi-krum: to withstand 1 bad sites it needs 5; expected" in fault
+    assert "got 4" in fault
+    assert load_study(minimal, [KRUM, sites(5)])
+    assert load_study(minimal, ['strategies=[{name="multi-krum", num_bad=0}]', sites(3)])
+    # An arm of one task has fewer sites than that of both.
+    fewer = [BOTH, KRUM, sites(5), 'sites.4.tasks=["entities"]']
+    assert load_study(minimal, fewer)
+    (fault,) = faults_of_file(minimal, *fewer, 'arms.tasks=["mix", "relations"]')
+    assert "arm multi-krum-relations" in fault
+
+
+def test_ranks_of_flexlora_fit_the_sites_and_the_study(minimal: Path) -> None:
+    def ranks(table: str) -> str:
+        return f'strategies=[{{name="flexlora", ranks={{{table}}}}}]'
+
+    assert faults_of_file(minimal, ranks("north=17, south=2")) == [
+        f"{minimal}: flexlora: ranks: 'south' is not a training site; expected some of north.",
+        f"{minimal}: flexlora: rank of north: expected at most the study's, 16, got 17. "
+        "Raise lora.rank, or lower the site's.",
+    ]
+    assert load_study(minimal, [ranks("north=16")])
+    assert load_study(minimal, [ranks("north=17"), "lora.rank=17"])
+    # Where the study's own rank is wrong, nothing is concluded from it.
+    assert not any("flexlora" in f for f in faults(minimal, ranks("north=17"), "lora.rank=0"))
 
 
 def test_options_of_a_strategy_make_arms_of_their_own(minimal: Path) -> None:

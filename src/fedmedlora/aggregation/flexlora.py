@@ -88,16 +88,20 @@ class FlexLoRA:
         record = found.record() | {"sizes": sizes, "energy_kept": energy_kept}
         return Aggregate(adapter, weights, record=record, refused=found.refused)
 
+    def too_high(self, site: str, most: int) -> str:
+        """What is wrong with a site's rank, where the study's is `most`."""
+        return (
+            f"flexlora: rank of {site}: expected at most the study's, {most}, "
+            f"got {self.ranks[site]}. Raise lora.rank, or lower the site's."
+        )
+
     def _cut(self, site: str, adapter: AdapterState) -> AdapterState:
         spec = adapter.spec
         rank = self.ranks.get(site, spec.rank)
         if rank == spec.rank:
             return adapter
         if rank > spec.rank:
-            raise ConfigError(
-                f"flexlora: rank of {site}: expected at most the study's, {spec.rank}, got {rank}. "
-                "Raise lora.rank, or lower the site's."
-            )
+            raise ConfigError(self.too_high(site, spec.rank))
         alpha = spec.scaling * (rank**0.5 if spec.rslora else rank)
         return change_rank(adapter, rank, alpha)
 

@@ -70,8 +70,8 @@ class MultiKrum:
         Raises:
             ConfigError: There are too few sites, so that training them would be in vain.
         """
-        if len(plans) < self._least:
-            raise ConfigError(self._too_few(len(plans)))
+        if len(plans) < self.num_needed:
+            raise ConfigError(self.too_few(len(plans)))
         return {site: Train(plan, adapter) for site, plan in plans.items()}
 
     def aggregate(self, updates: Iterable[SiteUpdate], context: AggregationContext) -> Aggregate:
@@ -82,8 +82,8 @@ class MultiKrum:
         """
         found = screen_products(updates, context)
         sites = list(found.updates)
-        if len(sites) < self._least:
-            raise AggregationError(f"round {context.round_index}: {self._too_few(len(sites))}")
+        if len(sites) < self.num_needed:
+            raise AggregationError(f"round {context.round_index}: {self.too_few(len(sites))}")
         scores = krum_scores(found.gram, self.num_bad)
         count = self.num_selected or len(sites) - self.num_bad
         chosen = sorted(range(len(sites)), key=lambda i: (scores[i], sites[i]))[:count]
@@ -97,12 +97,14 @@ class MultiKrum:
         return Aggregate(adapter, weights, record=record, refused=found.refused)
 
     @property
-    def _least(self) -> int:
+    def num_needed(self) -> int:
+        """The fewest sites that it can work with."""
         return 2 * self.num_bad + 3
 
-    def _too_few(self, num_sites: int) -> str:
+    def too_few(self, num_sites: int) -> str:
+        """What is wrong with so few sites."""
         return (
-            f"multi-krum: to withstand {self.num_bad} bad sites it needs {self._least}; "
+            f"multi-krum: to withstand {self.num_bad} bad sites it needs {self.num_needed}; "
             f"expected so many, got {num_sites}. Lower `num_bad`, or choose `geometric-median`."
         )
 

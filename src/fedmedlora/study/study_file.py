@@ -15,6 +15,7 @@ from fedmedlora.core.errors import ConfigError
 from fedmedlora.study.conditions import POOL, SERVER, arms_of, client_name, strategy_arm
 from fedmedlora.study.config import SplitConfig, StudyConfig
 from fedmedlora.study.data import load_notes
+from fedmedlora.study.strategy_faults import faults_of_strategies
 
 _NAME = re.compile(r"(?!.*--)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """`--` stands between arm and cohort in the names of prediction files."""
@@ -173,7 +174,7 @@ def _contradictions(config: StudyConfig, doubtful: set[str]) -> list[str]:
     if not doubtful & {"tasks", "sites", "arms", "federation", "strategies", "server_notes"}:
         found = _faults_of_tasks(config)
         # Arms can be told only where it is clear what they train.
-        faults += found or _faults_of_arms(config)
+        faults += found or _faults_of_arms(config, None if "lora" in doubtful else config.lora.rank)
     damage = config.data.damage
     if damage and "sites" not in doubtful and damage.site not in [s.name for s in config.sites]:
         faults.append(f"data.damage.site: {damage.site!r} is not a training site.")
@@ -220,8 +221,8 @@ def _faults_of_tasks(config: StudyConfig) -> list[str]:
     return faults
 
 
-def _faults_of_arms(config: StudyConfig) -> list[str]:
-    """Arms of one name, and federated ones that have too few sites for a round."""
+def _faults_of_arms(config: StudyConfig, rank: int | None) -> list[str]:
+    """Arms of one name, and federated ones whose sites are too few or not their strategy's."""
     arms = arms_of(config)
     by_strategy = [strategy_arm(strategy) for strategy in config.strategies]
     faults = [
@@ -237,7 +238,7 @@ def _faults_of_arms(config: StudyConfig) -> list[str]:
             f"federation.min_sites: {most}, but there are {len(few.sites)} sites in the arm "
             f"{few.name}."
         )
-    return faults
+    return faults + faults_of_strategies(config.strategies, arms, rank)
 
 
 def _has_one_group(pattern: str) -> bool:
