@@ -14,6 +14,7 @@ from fedmedlora.runs.environment import describe_environment
 from fedmedlora.study.conditions import arms_of
 from fedmedlora.study.plan import extraction_characters, training_tokens
 from fedmedlora.study.prepare import Prepared, prepare, resolve
+from fedmedlora.study.shared_notes import shared_notes, shared_notes_warning
 from fedmedlora.training.local import train_locally
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def check_study(config: StudyConfig, observer: Observer) -> dict[str, Any]:
             }
             for cohort in prepared.notes.cohorts
         },
+        "shared_notes": shared_notes(prepared.notes),
         "training_tokens": round(tokens),
         "extraction_characters": characters,
         "seconds": {
@@ -111,6 +113,7 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     ]
     if size["disk"] > size["disk_free"]:
         lines.append("WARNING: the disk is too small. Free some space or choose another folder.")
+    lines += shared_notes_warning(plan["shared_notes"])
     if size["memory_of_machine"] and size["memory"] > size["memory_of_machine"]:
         lines.append("WARNING: memory is too small. Lower training.batch_tokens or the model.")
     return lines
