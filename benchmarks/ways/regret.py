@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import torch
 
-from fedmedlora.inference import copy_decoder
+from fedmedlora.inference import copy_decoder, cursors
 from fedmedlora.inference.cursor import CopyCursor
 from fedmedlora.inference.path import AnswerPath
 from fedmedlora.inference.step_decoder import _Engine
@@ -51,7 +51,7 @@ def recorded_choices() -> Iterator[dict[Key, list[int]]]:
 
     with (
         patch.object(copy_decoder, "AnswerPath", RecordingPath),
-        patch.object(copy_decoder, "CopyCursor", _RecordingCursor),
+        patch.object(cursors, "CopyCursor", _RecordingCursor),
     ):
         yield chosen
 
