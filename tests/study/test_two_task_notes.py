@@ -164,6 +164,16 @@ def test_the_token_budget_holds_for_each_task(small: Small, budget: int) -> None
     assert found.data["pooled"].keys() == {"entities", "relations"}
 
 
+def test_relations_may_have_a_budget_of_their_own(small: Small) -> None:
+    plain = made(small(BOTH, "training.max_tokens=900"))
+    found = made(small(BOTH, "training.max_tokens=900", "training.max_relation_tokens=2500"))
+
+    site = "birch-clinic"
+    assert found.data[site]["entities"] == plain.data[site]["entities"]
+    assert plain.data[site]["relations"].num_tokens <= 900
+    assert 900 < found.data[site]["relations"].num_tokens <= 2500
+
+
 def test_modifiers_in_question_can_be_narrowed(small: Small) -> None:
     found = made(small(BOTH, 'sites.1.modifiers=["temporal", "severity"]'))
 
