@@ -62,6 +62,7 @@ def test_check_prints_json_only_where_asked(study: Path, capsys) -> None:
         "arms",
         "sites",
         "cohorts",
+        "shared_notes",
         "training_tokens",
         "extraction_characters",
         "seconds",
