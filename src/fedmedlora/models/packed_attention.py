@@ -6,7 +6,8 @@ sees the prefix and what stands before it in its own sequence, so that the netwo
 would compute for prefix and sequence alone, but the prefix once.
 
 It works with every model of transformers that asks the attention registry for its attention; a
-trial tells whether one does. The same operations run on all devices; on GPUs they are untested.
+trial tells whether one does. The plain operations here run on all devices; on GPUs FlexAttention
+can take their place (`attention_choice`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedmedlora.core.errors import ModelError
+from fedmedlora.models.flex_attention import attend, block_mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch.nn.attention.flex_attention import BlockMask
+
 _NAME = "fedmedlora_shared_prefix"
+_FLEX_NAME = "fedmedlora_shared_prefix_flex"
 # Sequences are attended together, padded, down to this share of the longest one's length.
 _SIMILAR = 0.7
 # What a model may ask of its attention that is not done here.
@@ -153,31 +158,39 @@ def _group(sequences: list[tuple[int, int]], prefix: slice, device: torch.device
     )
 
 
-def allow_packed_rows(backbone: Any) -> bool:
+def allow_packed_rows(backbone: Any, *, flex: bool = False) -> bool:
     """Whether the network can read packed rows from now on; if not, it stays as it was.
 
     Everything else that is asked of it, it still does as before. It is tried on a few tokens: every
     layer must use this attention, and a packed sequence must get the hidden states that it gets
     alone, whatever stands beside it.
+
+    Args:
+        backbone: The network. One that reads packed rows already keeps its way.
+        flex: By FlexAttention; also if it reads them in the plain way so far.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
     config = backbone.config
-    if config._attn_implementation == _NAME:
+    before = config._attn_implementation
+    if before == _FLEX_NAME or (before == _NAME and not flex):
         return True
-    if config._attn_implementation != "sdpa":
+    if before not in ("sdpa", _NAME):
         return False
-    AttentionInterface.register(_NAME, _attention)
-    AttentionMaskInterface.register(_NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-    config._attn_implementation = _NAME
+    name = _FLEX_NAME if flex else _NAME
+    AttentionInterface.register(name, _attention)
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    config._attn_implementation = name
+    works = False
     try:
-        if _reads_packed_rows(backbone):
-            return True
+        works = _reads_packed_rows(backbone)
     except (RuntimeError, TypeError, ValueError):
         pass  # it asks for more than is done here, or stumbles over what it does not know
-    config._attn_implementation = "sdpa"
-    return False
+    finally:
+        if not works:
+            config._attn_implementation = before
+    return works
 
 
 def _reads_packed_rows(backbone: Any) -> bool:
@@ -207,7 +220,8 @@ def read_packed(backbone: Any, token_ids: torch.Tensor, layout: RowLayout) -> to
     Raises:
         ModelError: The network does not read packed rows.
     """
-    if backbone.config._attn_implementation != _NAME:
+    name = backbone.config._attn_implementation
+    if name not in (_NAME, _FLEX_NAME):
         raise ModelError("packed rows: this model does not read them. Use padded batches.")
     output = backbone(
         input_ids=token_ids,
@@ -216,6 +230,7 @@ def read_packed(backbone: Any, token_ids: torch.Tensor, layout: RowLayout) -> to
         attention_mask=torch.empty(1, 1, 0, 0, device=token_ids.device),
         use_cache=False,
         packed_row=layout,
+        packed_mask=block_mask(layout) if name == _FLEX_NAME else None,
     )
     if len(layout.seen_layers) != backbone.config.num_hidden_layers:
         raise ModelError(
@@ -236,6 +251,7 @@ def _attention(
     *,
     scaling: float | None = None,
     packed_row: RowLayout | None = None,
+    packed_mask: BlockMask | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The registry's signature: `query` is `(1, heads, tokens, width)`, keys have fewer heads."""
@@ -251,9 +267,19 @@ def _attention(
         raise ModelError(f"packed rows: the attention asks for {', '.join(asked)}; not supported.")
     packed_row.seen_layers.add(module.layer_idx)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if packed_mask is not None:
+        return attend(query, key, value, packed_mask, scale), None
+    return attend_in_groups(query, key, value, packed_row, scale), None
+
+
+def attend_in_groups(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, row: RowLayout, scale: float
+) -> torch.Tensor:
+    """`(1, tokens, heads, width)` from `(1, heads, tokens, width)`; keys may have fewer heads."""
     apply: Any = _SharedPrefixAttention.apply
     rows = (x[0].transpose(0, 1) for x in (query, key, value))
-    return apply(*rows, packed_row, scale)[None], None
+    found: torch.Tensor = apply(*rows, row, scale)[None]
+    return found
 
 
 class _SharedPrefixAttention(torch.autograd.Function):
