@@ -64,6 +64,10 @@ class ModelConfig(Config):
     kernel: Literal["auto", "torch", "onednn"] = "auto"
     """What multiplies float32 weights on a CPU. `auto` measures."""
 
+    attention: Literal["auto", "plain", "flex"] = "auto"
+    """How training computes attention. `auto`: on a GPU by FlexAttention (`flex`) if a trial there
+    agrees with the plain way; the run records what was chosen."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; `auto`: on a GPU if there is one."""
 

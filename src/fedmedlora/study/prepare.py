@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedmedlora.core.errors import ConfigError
+from fedmedlora.models.attention_choice import AttentionChoice, choose_attention
 from fedmedlora.models.catalog import ALL_LINEAR, PRESETS
 from fedmedlora.models.dtype import choose_dtype
 from fedmedlora.models.load import BaseModel, load_base
@@ -41,12 +42,13 @@ class Prepared:
 
     `data` holds the examples by client and task, and those of all sites under `POOL`. A client is a
     site, or a site's part with one of its tasks. `relations` is the format of the relation task;
-    None where the study has no such task.
+    None where the study has no such task. `config` holds the choice of `attention`, too.
     """
 
     config: StudyConfig
     notes: StudyNotes
     base: BaseModel
+    attention: AttentionChoice
     model: LoRAModel
     initial: AdapterState
     tags: TagFormat
@@ -157,7 +159,7 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
 
     Raises:
         ConfigError: The notes or the settings have faults; carries all.
-        ModelError: The base model cannot be loaded.
+        ModelError: The base model cannot be loaded, or not with the attention that is set.
         AdapterMismatchError: The base model has none of the target modules.
     """
     torch.set_num_threads(config.model.threads or torch.get_num_threads())
@@ -172,6 +174,11 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
         quantisation=config.model.quantisation,
         say=observer.message,
     )
+    attention = choose_attention(base.backbone, config.model.attention)
+    if base.device.type == "cuda":
+        observer.message(f"attention {attention.name}: {attention.reason}")
+    chosen = config.model.model_copy(update={"attention": attention.name})
+    config = config.model_copy(update={"model": chosen})
     tags = get_format(config.prompt.format)
     initial = initial_adapter(
         base,
@@ -202,6 +209,7 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
         config=config,
         notes=notes,
         base=base,
+        attention=attention,
         model=model,
         initial=initial,
         tags=tags,

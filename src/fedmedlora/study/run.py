@@ -58,7 +58,12 @@ def start_study(
     """
     config, measured = resolve_here(config, observer)
     prepared = prepare(config, observer)
-    store = RunStore.create(out, config.model_dump(mode="json"), config.name, environment=measured)
+    store = RunStore.create(
+        out,
+        prepared.config.model_dump(mode="json"),
+        config.name,
+        environment=measured | {"attention": prepared.attention.to_json()},
+    )
     started(store.path)
     with store.lock():
         store.write_json(INPUTS, _inputs(prepared, store))
