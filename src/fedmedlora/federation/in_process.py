@@ -98,21 +98,30 @@ class InProcessRuntime:
         self._traffic.sent_up(site, len(returned))
         if self._tap:
             self._tap("up", site, returned)
-        return _read_reply(site, returned)
+        return read_reply(site, returned)
 
     def _at_site(self, site: str, data: bytes) -> bytes:
-        """The site's side of the wall: bytes in, bytes out, no exception and no text."""
-        try:
-            request = decode(data)
-            if not isinstance(request, Train | Score):
-                return encode(SiteFailure(site, "bad-request"))
-            return encode(self._sites[site].handle(request), self._codec)
-        except Exception as error:  # whatever it is, only a code may leave
-            logger.error("site %s: %s", site, _describe(error))
-            return encode(SiteFailure(site, _failure_code(error)))
+        return answer_at_site(
+            site, lambda request: self._sites[site].handle(request), data, self._codec
+        )
 
 
-def _read_reply(site: str, data: bytes) -> Reply:
+def answer_at_site(
+    site: str, handle: Callable[[Request], Reply], data: bytes, codec: Codec
+) -> bytes:
+    """The site's side of the wall: bytes in, bytes out, no exception and no text."""
+    try:
+        request = decode(data)
+        if not isinstance(request, Train | Score):
+            return encode(SiteFailure(site, "bad-request"))
+        return encode(handle(request), codec)
+    except Exception as error:  # whatever it is, only a code may leave
+        logger.error("site %s: %s", site, describe(error))
+        return encode(SiteFailure(site, _failure_code(error)))
+
+
+def read_reply(site: str, data: bytes) -> Reply:
+    """The server's side of the wall: the reply; a failure if the bytes hold none of this site."""
     try:
         reply = decode(data)
     except FedMedLoRAError as error:
@@ -131,7 +140,7 @@ def _failure_code(error: Exception) -> FailureCode:
     return "error"
 
 
-def _describe(error: Exception) -> str:
+def describe(error: Exception) -> str:
     """Our own messages in full, as they hold no note text; of others only kind and place."""
     if isinstance(error, FedMedLoRAError):
         return str(error)

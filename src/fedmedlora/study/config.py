@@ -151,6 +151,11 @@ class FederationConfig(Config):
     min_sites: PositiveInt | None = None
     """Updates that a round needs; none: those of all sites."""
 
+    processes: Annotated[int, Field(ge=0)] | Literal["gpus"] = 0
+    """Worker processes that train sites side by side, each with a base model of its own beside the
+    run's. `"gpus"`: one for each GPU that this process sees. On a CPU they share `model.threads`
+    out, which a result depends on in its last bits. 0: none, one site after another."""
+
 
 class SplitConfig(Config):
     """Shares of a training site's notes."""

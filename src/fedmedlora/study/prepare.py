@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,8 +107,11 @@ def resolve_here(config: StudyConfig, observer: Observer) -> tuple[StudyConfig, 
         known = PRESETS.get(model.base)
         targets = known.target_modules if known else ALL_LINEAR
         lora = lora.model_copy(update={"target_modules": targets})
-    config = config.model_copy(update={"model": model.model_copy(update=filled), "lora": lora})
-    measured: dict[str, Any] = {}
+    processes = _processes(config.federation.processes, device)
+    federation = config.federation.model_copy(update={"processes": processes})
+    changed = {"model": model.model_copy(update=filled), "lora": lora, "federation": federation}
+    config = config.model_copy(update=changed)
+    measured: dict[str, Any] = {"worker_threads": worker_threads(config)} if processes else {}
     if model.dtype == "auto" or model.kernel == "auto":
         choice = choose_dtype(device)
         measured["number_type"] = choice.to_json()
@@ -135,6 +139,31 @@ def _device(wanted: str) -> str:
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return wanted
+
+
+def _processes(wanted: int | str, device: str) -> int:
+    """How many workers there are."""
+    if wanted != "gpus":
+        return int(wanted)
+    if device != "cuda":
+        raise ConfigError(
+            'federation.processes: "gpus" is one worker a GPU, but the model runs on the CPU. '
+            "Give a number, or set model.device to a GPU that is there."
+        )
+    return len(visible_gpus())
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that torch sees here, by the names that `CUDA_VISIBLE_DEVICES` knows them by."""
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    numbers = [str(number) for number in range(torch.cuda.device_count())]
+    return [name for name in named if name][: len(numbers)] or numbers
+
+
+def worker_threads(config: StudyConfig) -> int:
+    """Threads of each worker process of a resolved study: its share of all."""
+    threads = config.model.threads or torch.get_num_threads()
+    return max(1, threads // max(1, int(config.federation.processes)))
 
 
 def _rounding_error(config: StudyConfig, device: str, observer: Observer) -> RoundingError:

@@ -57,10 +57,11 @@ class ReusingSite:
             atomic.write_file(path, lambda target: _write(target, encode(update, FP32)))
         return update
 
-    def forget(self, round_index: int) -> None:
-        """Drop what was kept of a round that is saved and that no other arm shares."""
-        for path in self._folder.glob(f"round-{round_index:03d}-*.update"):
-            path.unlink(missing_ok=True)
+
+def forget(folder: Path, site: str, round_index: int) -> None:
+    """Drop what a site kept in the folder of a round that is saved and that no other arm shares."""
+    for path in (folder / site).glob(f"round-{round_index:03d}-*.update"):
+        path.unlink(missing_ok=True)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fedmedlora import __version__
@@ -13,6 +14,8 @@ from fedmedlora.core.schema import default_schema
 from fedmedlora.federation.checkpoint import Checkpoint
 from fedmedlora.federation.in_process import InProcessRuntime
 from fedmedlora.federation.loop import run_rounds
+from fedmedlora.federation.processes import ProcessRuntime
+from fedmedlora.federation.workers import Workers
 from fedmedlora.models.fetch import file_sha256
 from fedmedlora.runs.audit import AuditLog
 from fedmedlora.runs.store import RunStore
@@ -21,24 +24,23 @@ from fedmedlora.study.conditions import Arm, arms_of
 from fedmedlora.study.plan import Meter, TimeLeft
 from fedmedlora.study.predictions import PREDICTIONS, Predictions, file_stem, rules_on_gold
 from fedmedlora.study.prepare import Prepared, prepare, resolve_here
-from fedmedlora.study.reuse import ReusingSite
+from fedmedlora.study.reuse import forget
+from fedmedlora.study.sites import INPUTS, WORK, open_site
 from fedmedlora.study.study_file import parse_study
-from fedmedlora.training.site import LocalSite
-from fedmedlora.training.site_state import SiteState
+from fedmedlora.study.worker import pass_news_on, worker_commands
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from fedmedlora.adapters.state import AdapterState
     from fedmedlora.core.records import Observer, RoundRecord
     from fedmedlora.evaluation.scores import DocumentCounts
+    from fedmedlora.federation.runtime import Runtime
     from fedmedlora.study.compare import Cell, TaskCell
     from fedmedlora.study.config import StudyConfig
 
-INPUTS, ADAPTERS = "inputs.json", "adapters"
-ROUNDS, SCORES = "rounds.jsonl", "scores.json"
-WORK, SITES = "work", "sites"
+ADAPTERS, ROUNDS, SCORES = "adapters", "rounds.jsonl", "scores.json"
 
 
 def start_study(
@@ -133,11 +135,16 @@ class _Run:
         self._observer = observer
         self._arms = arms_of(prepared.config)
         self._time_left = TimeLeft(prepared, self._arms, observer)
+        self._workers = Workers(worker_commands(self._config, store.path))
         # Those of a run that is resumed are there from the start: rounds.jsonl never shrinks.
         self._records = {arm.name: self._checkpoint(arm).records() for arm in self._arms}
 
     def finish(self) -> None:
         """Train and test every arm, then compare."""
+        with self._workers:
+            self._finish()
+
+    def _finish(self) -> None:
         prepared = self._prepared
         audit = AuditLog(self._store.file("audit.jsonl"))
         digest = self._store.config_sha256
@@ -188,11 +195,10 @@ class _Run:
         num_done = len(self._records[arm.name])
         shares = self._time_left.tokens_by_round[arm.name]
         meter.skip(total * num_done / federation.rounds, sum(shares[:num_done]))
-        sites = {name: self._site(name, arm, meter) for name in arm.sites}
         outcome = run_rounds(
             arm=arm.name,
             strategy=arm.strategy.build(),
-            runtime=InProcessRuntime(sites, CODECS[federation.codec], work=self._store.file(WORK)),
+            runtime=self._runtime(arm, meter),
             sites=arm.sites,
             num_rounds=federation.rounds,
             adapter=prepared.initial,
@@ -202,7 +208,7 @@ class _Run:
             scorer=prepared.server_notes and prepared.server_notes.of_tasks(arm.tasks),
             checkpoint=self._checkpoint(arm),
             min_sites=federation.min_sites if arm.condition == "federated" else None,
-            observer=_RoundWatcher(meter, sites, self._note_round),
+            observer=_RoundWatcher(meter, self._note_round),
         )
         self._write_rounds()
         return outcome.adapter
@@ -210,17 +216,31 @@ class _Run:
     def _checkpoint(self, arm: Arm) -> Checkpoint:
         return Checkpoint(adapters_folder(self._store, arm, self._arms))
 
-    def _site(self, name: str, arm: Arm, meter: Meter) -> ReusingSite:
-        prepared = self._prepared
-        state = SiteState(self._store.file(f"{SITES}/{name}/{arm.name}"))
-        data = prepared.data[name]
-        site = LocalSite(name, prepared.model, data, prepared.settings, meter, state)
-        tokens = prepared.round_tokens(name, arm.client_tasks[name])
-        return ReusingSite(site, self._store.file(WORK), lambda: meter.skip(tokens, 0))
+    def _runtime(self, arm: Arm, meter: Meter) -> Runtime:
+        """The arm's sites, here or in worker processes."""
+        prepared, store, work = self._prepared, self._store, self._store.file(WORK)
+        codec = CODECS[self._config.federation.codec]
+        tokens = {part[0]: prepared.round_tokens(*part) for part in arm.client_tasks.items()}
+        if self._config.federation.processes:
+            tell = pass_news_on(meter, tokens)
+            return ProcessRuntime(
+                self._workers, arm.sites, codec, arm=arm.name, work=work, tell=tell
+            )
+        sites = {
+            name: open_site(
+                prepared, store, arm.name, name, meter, partial(meter.skip, tokens[name], 0)
+            )
+            for name in arm.sites
+        }
+        return InProcessRuntime(sites, codec, work=work)
 
     def _note_round(self, record: RoundRecord) -> None:
+        """Write it down, and drop what no other arm can use."""
         self._records[record.arm].append(record)
         self._write_rounds()
+        if record.round_index > 1:  # only the first round is the same in several arms
+            for site in (*record.sites, *record.failed):
+                forget(self._store.file(WORK), site, record.round_index)
 
     def _write_rounds(self) -> None:
         """All rounds by arm, in the order in which arms run."""
@@ -229,16 +249,10 @@ class _Run:
 
 
 class _RoundWatcher:
-    """Passes on what an arm tells; at the end of a round drops what no other arm can use."""
+    """Passes on what an arm tells, and has its rounds noted."""
 
-    def __init__(
-        self,
-        observer: Observer,
-        sites: Mapping[str, ReusingSite],
-        note_round: Callable[[RoundRecord], None],
-    ) -> None:
+    def __init__(self, observer: Observer, note_round: Callable[[RoundRecord], None]) -> None:
         self._observer = observer
-        self._sites = sites
         self._note_round = note_round
 
     def stage(self, title: str, total: float, unit: str) -> None:
@@ -252,9 +266,6 @@ class _RoundWatcher:
 
     def round_ended(self, record: RoundRecord) -> None:
         self._note_round(record)
-        if record.round_index > 1:  # only the first round is the same in several arms
-            for site in self._sites.values():
-                site.forget(record.round_index)
         self._observer.round_ended(record)
 
 

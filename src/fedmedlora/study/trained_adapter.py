@@ -20,7 +20,8 @@ from fedmedlora.prompts.registry import get_format
 from fedmedlora.prompts.relation_formats import get_relation_format
 from fedmedlora.runs.store import RunStore
 from fedmedlora.study.config import PromptConfig
-from fedmedlora.study.run import ADAPTERS, INPUTS
+from fedmedlora.study.run import ADAPTERS
+from fedmedlora.study.sites import INPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
