@@ -229,7 +229,7 @@ def test_a_wrong_declaration_is_noticed() -> None:
 def test_a_strategy_that_needs_five_sites_must_refuse_four() -> None:
     class Lenient(MultiKrum):
         @property
-        def _least(self) -> int:
+        def num_needed(self) -> int:
             return 3
 
     with pytest.raises(BrokenLawError, match="4 updates: was merged"):
