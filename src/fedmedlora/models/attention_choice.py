@@ -26,10 +26,12 @@ Attention: TypeAlias = Literal["plain", "flex"]
 _DEVICES = ("cuda",)
 # Of what packed rows may differ from sequences alone, relative to the norm.
 _MAX_ERRORS = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
-# Blocks of all kinds: seen by all, by some, by none; the second row has another length.
+# Blocks of all kinds: seen by all, by some, by none. Another length, then a short one: torch makes
+# further kernels for these.
 _TRIALS = (
     (Segment(300, (40, 7, 200)), Segment(0, (33,)), Segment(2, (1, 20))),
     (Segment(5, (70, 12)), Segment(0, (130,))),
+    (Segment(3, (4, 7)), Segment(0, (2,))),
 )
 
 
