@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from fedmedlora.adapters.codec import BF16
 from fedmedlora.adapters.exchange import SiteFailure, SiteUpdate, encode
 from fedmedlora.core.errors import ConfigError
@@ -82,6 +84,7 @@ class ProcessRuntime:
                 f"processes: no site named {', '.join(unknown)}; "
                 f"expected one of {', '.join(sorted(self._sites))}."
             )
+        torch.cuda.empty_cache()  # of a GPU that a worker shares with this process
         spool = Spool(self._work) if self._work is not None else None
         jobs = [
             Job(
