@@ -18,6 +18,7 @@ import pytest
 from fedmedlora.adapters.codec import CODECS
 from fedmedlora.adapters.exchange import SiteFailure, SiteUpdate, decode, encode
 from fedmedlora.federation.in_process import InProcessRuntime
+from fedmedlora.federation.pipe import Pipe
 
 CANARY = "quobblefinch"
 BOTH = 'tasks=["entities", "relations"]'
@@ -128,6 +129,33 @@ def test_a_whole_study_leaves_note_text_in_its_predictions_only(
         assert isinstance(message, SiteUpdate)
         assert message.site == site
         assert encode(message, CODECS[codec]) == data
+
+
+def test_worker_processes_say_nothing_of_notes(
+    planted: Path,
+    watched,
+    wire: Wire,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    receive = Pipe.receive
+
+    def tapped(self: Pipe) -> tuple[dict[str, Any], bytes]:
+        message, data = receive(self)
+        wire.messages.append(("up", "worker", json.dumps(message).encode() + data))
+        return message, data
+
+    monkeypatch.setattr(Pipe, "receive", tapped)
+    options = (*SMALL, "federation.processes=2", "federation.rounds=1")
+    settings = [x for o in (*options, 'strategies=[{name="fedavg"}]') for x in ("--set", o)]
+
+    called = watched("study", "run", planted, "--out", tmp_path, *settings)
+
+    assert called.code == 0, called.err
+    assert sum(b'"reply"' in message for *_, message in wire.messages) == 3
+    shown = capfd.readouterr()  # of the workers' own output, too
+    assert CANARY not in (shown.out + shown.err).lower()
 
 
 def note_text() -> str:
