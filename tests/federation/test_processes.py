@@ -199,7 +199,9 @@ def test_an_exception_at_a_site_leaves_it_as_a_code_and_no_text(
     assert "Canary" not in caplog.text
 
 
-def test_a_site_whose_process_dies_is_lost_and_the_process_replaced(shared: Workers) -> None:
+def test_a_site_whose_process_dies_is_lost_and_the_process_replaced(
+    shared: Workers, caplog: pytest.LogCaptureFixture
+) -> None:
     let_both_start(shared)
     before = set(shared.process_ids.values())
     carrier = runtime(shared)
@@ -207,6 +209,7 @@ def test_a_site_whose_process_dies_is_lost_and_the_process_replaced(shared: Work
     replies = {r.site: r for r in carrier.call(dict.fromkeys(["dying", *SOUND], REQUEST))}
 
     assert replies.pop("dying") == SiteFailure("dying", "lost")
+    assert "site dying: its process ended in mid-work (code -9)" in caplog.text
     assert all(isinstance(reply, SiteUpdate) for reply in replies.values())
     assert replies.keys() == set(SOUND)
     assert "dying" in carrier.traffic.down

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     Event = tuple["_Worker", dict[str, Any], bytes]
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerCommand:
@@ -150,6 +152,7 @@ class Workers:
             if worker.due <= now and worker.site is not None:
                 site = worker.site
                 self._end(worker)
+                logger.error("site %s: its process was ended, as it took too long", site)
                 yield site, "late"
 
     def _take(
@@ -174,6 +177,8 @@ class Workers:
             if not worker.is_ready:
                 raise self._cannot_start(worker, message.get("fault"))
             if site is not None:
+                code = worker.process.returncode
+                logger.error("site %s: its process ended in mid-work (code %s)", site, code)
                 return site, "lost"
         return None
 
