@@ -127,10 +127,14 @@ def test_parts_are_charged_when_they_raise_and_are_given_back() -> None:
 
 @pytest.mark.slow
 def test_many_sites_need_hardly_more_memory_than_one(cache: Path) -> None:
-    """Without waiting on disk, thirty adapters of rank 512 would be some hundred MiB more."""
-    settings = ("own_processes=true", "sites=30", "rank=512", "repetitions=1")
+    """Without waiting on disk, thirty adapters of rank 2048 would be some 200 MiB more.
+
+    What grows is what one site does too, if it trains for long enough: oneDNN keeps programs for
+    every length of a row. Beside a tiny model that is much, beside a real one a few percent.
+    """
+    settings = ("own_processes=true", "sites=30", "rank=2048", "repetitions=1")
     record = quick_run(cache / "many.json", *settings, "overhead_rounds=1")
 
     one, many = rows_of(record, "Peak memory")
-    assert many["all updates, MiB"] > 100
-    assert many["peak, MiB"] < 1.1 * one["peak, MiB"]
+    assert many["all updates, MiB"] > 200
+    assert many["peak, MiB"] - one["peak, MiB"] < 0.5 * many["all updates, MiB"]

@@ -30,6 +30,8 @@ _NAME = "fedmedlora_shared_prefix"
 _FLEX_NAME = "fedmedlora_shared_prefix_flex"
 # Sequences are attended together, padded, down to this share of the longest one's length.
 _SIMILAR = 0.7
+# Groups have few widths, as oneDNN keeps memory for every new shape of a product (`kernels`).
+_WHOLE_WIDTH = 16
 # What a model may ask of its attention that is not done here.
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux")
 # Rounding errors of bfloat16 are a tenth of it; a token that sees too much or too little, far more.
@@ -143,7 +145,7 @@ def _similar(sequences: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
 def _group(sequences: list[tuple[int, int]], prefix: slice, device: torch.device | str) -> _Group:
     starts = torch.tensor([start for start, _ in sequences])[:, None]
     lengths = torch.tensor([length for _, length in sequences])[:, None]
-    width = int(lengths.max())
+    width = -(-int(lengths.max()) // _WHOLE_WIDTH) * _WHOLE_WIDTH
     step = torch.arange(width)[None]
     own = starts + step.minimum(lengths - 1)
     shared = torch.arange(prefix.start, prefix.stop).expand(len(sequences), -1)
