@@ -71,7 +71,8 @@ def write_tiny_study(folder: Path, *, num_notes: int = 10, note_characters: int 
     for hospital in FIVE:
         kind = "sites" if hospital.role == "train" else "cohorts"
         text += f'\n[[{kind}]]\nname = "{hospital.name}"\ncorpus = "{hospital.name}"\n'
-    text += '\n[[strategies]]\nname = "fedmedlora-plus"\nmode = "reference"\n\n[[strategies]]\nname = "fedavg"\n'
+    text += '\n[[strategies]]\nname = "fedmedlora-plus"\nmode = "reference"\n'
+    text += '\n[[strategies]]\nname = "fedavg"\n'
     study = folder / "study.toml"
     study.write_text(text, "utf-8")
     return study
