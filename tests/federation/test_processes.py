@@ -324,7 +324,9 @@ def test_workers_are_gone_once_they_are_closed() -> None:
 
 
 PARENT = f"""
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from fedmedlora.adapters.exchange import LocalPlan, Train
