@@ -72,10 +72,10 @@ class Far:
             for s in adapters
         }
 
-    def labels_of(self, site: str) -> None:
+    def labels_of(self, site: str, task: str) -> None:
         return None
 
-    def asking(self, labels: frozenset[str]) -> "Far":
+    def asking(self, task: str, labels: frozenset[str]) -> "Far":
         return self
 
     def half(self, which: int) -> "Far":

@@ -165,15 +165,15 @@ def test_with_two_tasks_the_server_scores_each_on_its_own(both_tasks: Prepared) 
     assert sorted(losses) == ["entities", "relations"]
     assert {len(found) for found in losses.values()} == {4}
 
-    known = notes.labels_of("alder-icu.relations")
-    assert known == notes.labels_of("alder-icu")
+    known = notes.labels_of("alder-icu.relations", "relations")
+    assert known == notes.labels_of("alder-icu", "relations")
     alone = notes.of_tasks(("relations",))
     assert alone is not None
     assert list(alone.loss(both_tasks.initial).completion) == ["relations"]
-    asked = notes.asking({"problem"})
+    asked = notes.asking("entities", {"problem"})
     assert asked is not None
-    # entities are asked for problems only; no modifier is left to ask for
-    assert not any(note.examples for note in asked._notes["relations"])
+    assert list(asked.loss(both_tasks.initial).completion) == ["entities"]
+    assert notes.asking("relations", {"problem"}) is None
     gradient = notes.weight_gradient({"a": both_tasks.initial}, {"a": 1.0}, "product")
     assert gradient == {"a": 0.0}  # B is zero
 

@@ -160,6 +160,12 @@ def _sentences(record: RoundRecord) -> list[str]:
     worse = notes.get("worse_than_before")
     if isinstance(worse, list) and worse:
         found.append(f"Worse alone than the adapter before: {', '.join(map(str, worse))}.")
+    apart = notes.get("not_compared")
+    if isinstance(apart, list) and apart:
+        named = ", ".join(map(str, apart))
+        found.append(
+            f"Compared with no other site, for want of notes with labels of both: {named}."
+        )
     return found
 
 
