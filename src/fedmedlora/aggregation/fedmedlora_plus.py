@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -75,6 +77,16 @@ class FedMedLoRAPlusConfig(BaseModel):
         return FedMedLoRAPlus(self.mode, self.size, self.validation_loss, self.merge, self.tuning)
 
 
+@dataclass(frozen=True, slots=True)
+class _Screened:
+    """Sound updates, codes of the others, how weights are clipped, and what to write down."""
+
+    sound: Mapping[str, SiteUpdate]
+    refused: Mapping[str, str]
+    clip: Callable[[Mapping[str, float]], Mapping[str, float]]
+    record: Mapping[str, Any]
+
+
 class FedMedLoRAPlus:
     """Average the adapters, each site as loud as its adapter is useful on validation notes.
 
@@ -87,7 +99,9 @@ class FedMedLoRAPlus:
     Limits:    Needs labelled notes at the server and one pass over them a site and round, or sites
                that may see each other's adapters. For the losses of ordinary fine-tuning
                `reference` is nearly `uniform`. Validation notes that are unlike the sites' own
-               judge wrongly.
+               judge wrongly. Where products are averaged, a site moves the mean by at most its
+               weight times three median changes, whatever it sends; where factors are, such a site
+               is named, and only its loss holds it back.
     Reference: Fed-MedLoRA+, arXiv:2601.22124; its text and its code give `paper` and `reference`.
     """
 
@@ -141,9 +155,10 @@ class FedMedLoRAPlus:
     def _as_published(
         self, updates: Iterable[SiteUpdate], context: AggregationContext, scorer: Scorer
     ) -> Aggregate:
-        sound, refused = screen(updates, context)
+        found = self._screened(updates, context)
+        refused = dict(found.refused)
         losses: dict[str, float] = {}
-        for site, update in sound.items():
+        for site, update in found.sound.items():
             loss = scorer.loss(update.adapter).mean(self.validation_loss)
             if math.isfinite(loss):
                 losses[site] = loss
@@ -151,17 +166,17 @@ class FedMedLoRAPlus:
                 refused[site] = "non-finite-loss"
         if not losses:
             raise AggregationError(
-                f"round {context.round_index}: no adapter of {', '.join(sound)} has a finite loss "
-                "on the server's validation notes. Lower the learning rate."
+                f"round {context.round_index}: no adapter of {', '.join(found.sound)} has a finite "
+                "loss on the server's validation notes. Lower the learning rate."
             )
-        sizes = {site: size_of(sound[site], self.size) for site in losses}
+        sizes = {site: size_of(found.sound[site], self.size) for site in losses}
         weights = by_loss(losses) if self.mode == "reference" else by_size_and_loss(sizes, losses)
-        adapters = {site: sound[site].adapter for site in weights}
-        result = merge(self.merge, context.adapter, adapters, weights)
+        result = self._merged(found, context.adapter, weights)
         record: dict[str, Any] = {
             "mode": self.mode,
             "server_losses": losses,
             "sizes": sizes,
+            **found.record,
         }
         if result.energy_kept is not None:
             record["energy_kept"] = result.energy_kept
@@ -170,32 +185,21 @@ class FedMedLoRAPlus:
         )
 
     def _guarded(self, updates: Iterable[SiteUpdate], context: AggregationContext) -> Aggregate:
-        clip: Callable[[Mapping[str, float]], Mapping[str, float]] = dict
-        screened: dict[str, Any] = {}
-        if self.merge == "product":
-            screening = screen_products(updates, context)
-            sound, refused = screening.updates, dict(screening.refused)
-            clip, screened = screening.clip, screening.record()
-        else:
-            sound, refused = screen(updates, context)
-        sizes = {site: size_of(update, self.size) for site, update in sound.items()}
-
-        def merged(weights: Mapping[str, float]) -> Merged:
-            adapters = {site: sound[site].adapter for site in weights}
-            return merge(self.merge, context.adapter, adapters, clip(weights))
-
+        found = self._screened(updates, context)
+        sizes = {site: size_of(update, self.size) for site, update in found.sound.items()}
+        merged = partial(self._merged, found, context.adapter)
         candidates = Candidates(
-            {site: update.adapter for site, update in sound.items()},
+            {site: update.adapter for site, update in found.sound.items()},
             sizes,
-            {site: frozenset(update.metrics) for site, update in sound.items()},
+            {site: frozenset(update.metrics) for site, update in found.sound.items()},
             lambda weights: merged(weights).adapter,
         )
         decision = self._decide(candidates, context)
-        refused |= decision.refused
+        refused = {**found.refused, **decision.refused}
         tuning = self.tuning
         earlier = context.memory.get("weights", {})
-        weights = with_momentum(decision.weights, earlier, tuning.momentum)
-        weights = capped(weights, tuning.weight_cap)
+        free = with_momentum(decision.weights, earlier, tuning.momentum)
+        weights = capped(free, tuning.weight_cap)
         result = merged(weights)
         verdict = decision.may_follow(result.adapter)
         record: dict[str, Any] = {
@@ -205,7 +209,8 @@ class FedMedLoRAPlus:
             "guard": decision.guard.to_json(),
             "may_follow": verdict.to_json(),
             "energy_kept": result.energy_kept,
-            **screened,
+            "held_at_cap": [site for site in free if free[site] > weights[site] + 1e-12],
+            **found.record,
         }
         return Aggregate(
             result.adapter if verdict.accepted else context.adapter,
@@ -214,6 +219,21 @@ class FedMedLoRAPlus:
             record,
             dict(sorted(refused.items())),
         )
+
+    def _screened(self, updates: Iterable[SiteUpdate], context: AggregationContext) -> _Screened:
+        """What may be merged. A merge of factors has no bound to hold; there, findings are told."""
+        if self.merge == "product":
+            found = screen_products(updates, context)
+            return _Screened(found.updates, found.refused, found.clip, found.record())
+        sound, refused = screen(updates, context)
+        told = screen_products(sound.values(), context).told()
+        return _Screened(sound, refused, dict, told.record())
+
+    def _merged(
+        self, found: _Screened, before: AdapterState, weights: Mapping[str, float]
+    ) -> Merged:
+        adapters = {site: found.sound[site].adapter for site in weights}
+        return merge(self.merge, before, adapters, found.clip(weights))
 
     def _decide(self, candidates: Candidates, context: AggregationContext) -> Decision:
         if context.scorer is not None and self.mode != "cross-eval":

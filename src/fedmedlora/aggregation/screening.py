@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fedmedlora.adapters.state import AdapterState
     from fedmedlora.aggregation.strategy import AggregationContext
 
-Flag = Literal["norm-clipped", "against-others", "no-change"]
+Flag = Literal["norm-clipped", "norm-above-bound", "against-others", "no-change"]
 
 MAX_NORM = 3.0
 """A round delta may be so many times as long as the median one."""
@@ -47,7 +47,7 @@ def screen(
 
     Codes: `wrong-round`; `duplicate` (a site that answers twice counts with neither, as nobody can
     tell which one it meant); `foreign-adapter` (another base model, rank, scale or shape than the
-    adapter that was sent); `non-finite`.
+    adapter that was sent); `non-finite`; `empty-update` (a factor of zeros where others were sent).
 
     Raises:
         AggregationError: No update is sound.
@@ -90,12 +90,19 @@ class Screening:
         return {site: weight * self.multipliers[site] for site, weight in weights.items()}
 
     def unclipped(self) -> Screening:
-        """The same findings without the clipping of norms."""
-        flags = {
-            site: kept
-            for site, found in self.flags.items()
-            if (kept := tuple(flag for flag in found if flag != "norm-clipped"))
-        }
+        """The same findings where nobody knows what a round delta is: nothing is said of norms."""
+        return self._with_flags({"norm-clipped": None})
+
+    def told(self) -> Screening:
+        """The same findings where they are told only: who is too long is named, and not clipped."""
+        return self._with_flags({"norm-clipped": "norm-above-bound"})
+
+    def _with_flags(self, changed: Mapping[Flag, Flag | None]) -> Screening:
+        flags: dict[str, tuple[Flag, ...]] = {}
+        for site, found in self.flags.items():
+            kept = [changed.get(flag, flag) for flag in found]
+            if own := tuple(flag for flag in kept if flag is not None):
+                flags[site] = own
         return replace(self, multipliers=dict.fromkeys(self.multipliers, 1.0), flags=flags)
 
     def record(self) -> dict[str, Any]:
@@ -185,7 +192,16 @@ def _factors_fault(before: AdapterState, adapter: AdapterState) -> str | None:
         before.check_compatible(adapter, "update")
     except AdapterMismatchError:
         return "foreign-adapter"
-    return None if adapter.is_finite() else "non-finite"
+    is_zero = dict.fromkeys(adapter.factors, True)
+    for _, factor, tensor in adapter.tensors():
+        if not bool(torch.isfinite(tensor).all()):
+            return "non-finite"
+        if tensor.numel():
+            is_zero[factor] = is_zero[factor] and not tensor.any()
+    emptied = [factor for factor, zero in is_zero.items() if zero]
+    if any(tensor.any() for _, factor, tensor in before.tensors() if factor in emptied):
+        return "empty-update"
+    return None
 
 
 def _product_fault(
