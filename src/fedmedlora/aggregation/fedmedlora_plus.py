@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping  # noqa: TC003  # pydantic reads it
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 
 from fedmedlora.adapters.exchange import Train
 from fedmedlora.aggregation.by_notes import decide_by_notes
@@ -16,13 +17,14 @@ from fedmedlora.aggregation.decision import Candidates, Decision, Mode
 from fedmedlora.aggregation.limits import capped, with_momentum
 from fedmedlora.aggregation.merging import Merged, merge
 from fedmedlora.aggregation.screening import screen, screen_products
+from fedmedlora.aggregation.site_ranks import cut_for
 from fedmedlora.aggregation.strategy import Aggregate, LossKind, Merge
 from fedmedlora.aggregation.tuning import PlusTuning
 from fedmedlora.aggregation.weighting import SizeUnit, by_loss, by_size_and_loss, size_of
 from fedmedlora.core.errors import AggregationError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from fedmedlora.adapters.exchange import LocalPlan, SiteUpdate
     from fedmedlora.adapters.state import AdapterState
@@ -57,6 +59,10 @@ class FedMedLoRAPlusConfig(BaseModel):
     """Over the completion's tokens or, in modes `reference` and `paper`, over the whole sequence as
     in the published code."""
 
+    ranks: Mapping[str, PositiveInt] = {}
+    """Rank of a site's adapter by site name, where products are averaged; sites that are not named
+    have the study's, and none may have more. What a site's rank cannot hold stays as it is."""
+
     tuning: PlusTuning = PlusTuning()
     """Of the guarded modes."""
 
@@ -70,11 +76,18 @@ class FedMedLoRAPlusConfig(BaseModel):
                 f"validation_loss: mode {self.mode} reads completions only; "
                 "take it out, or choose mode reference or paper"
             )
+        if self.ranks and self.build().merge == "factor":
+            raise ValueError(
+                "ranks: factors of several ranks cannot be averaged; take them out, or choose "
+                'merge = "product"'
+            )
         return self
 
     def build(self) -> FedMedLoRAPlus:
         """The strategy."""
-        return FedMedLoRAPlus(self.mode, self.size, self.validation_loss, self.merge, self.tuning)
+        return FedMedLoRAPlus(
+            self.mode, self.size, self.validation_loss, self.merge, self.tuning, self.ranks
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +125,14 @@ class FedMedLoRAPlus:
         validation_loss: LossKind = "completion",
         merge: Merge | None = None,
         tuning: PlusTuning | None = None,
+        ranks: Mapping[str, int] | None = None,
     ) -> None:
         self.mode: Mode = mode
         self.size: SizeUnit = size
         self.validation_loss: LossKind = validation_loss
         self.merge: Merge = merge or ("factor" if mode in _PUBLISHED else "product")
         self.tuning = tuning or PlusTuning()
+        self.ranks = dict(ranks or {})
 
     @property
     def needs_scorer(self) -> bool:
@@ -130,8 +145,15 @@ class FedMedLoRAPlus:
         adapter: AdapterState,
         memory: Memory,  # noqa: ARG002  # weights are remembered, plans do not depend on them
     ) -> dict[str, Train]:
-        """The study's plan and the global adapter, for every site."""
-        return {site: Train(plan, adapter) for site, plan in plans.items()}
+        """The study's plan and the global adapter, cut to the site's rank, for every site.
+
+        Raises:
+            ConfigError: A site has more than the study's rank.
+        """
+        return {
+            site: Train(plan, cut_for("fedmedlora-plus", site, adapter, self.ranks))
+            for site, plan in plans.items()
+        }
 
     def aggregate(self, updates: Iterable[SiteUpdate], context: AggregationContext) -> Aggregate:
         """The weighted mean of the sound updates; a site with a NaN loss is refused.
