@@ -363,6 +363,9 @@ def test_rounds_without_learning_keep_everything_though_sites_have_several_ranks
         assert record.failed == {}
         assert record.notes["energy_kept"] == pytest.approx(1)
         assert set(record.notes["flags"]) == set(sites)  # all of them: no change
+        # No site is judged worse for what its rank could not receive.
+        losses = record.notes.get("server_losses", {"": 0.5})
+        assert max(losses.values()) == pytest.approx(min(losses.values()), rel=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["gibbs-auto", "learned", "cross-eval", "auto"])

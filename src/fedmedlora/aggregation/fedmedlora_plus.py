@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 
 from fedmedlora.adapters.exchange import Train
+from fedmedlora.adapters.products import mean_of_products
 from fedmedlora.aggregation.by_notes import decide_by_notes
 from fedmedlora.aggregation.cross_eval import decide_by_sites
 from fedmedlora.aggregation.decision import Candidates, Decision, Mode
@@ -99,6 +100,19 @@ class _Screened:
     clip: Callable[[Mapping[str, float]], Mapping[str, float]]
     record: Mapping[str, Any]
 
+    def completed(self, before: AdapterState) -> dict[str, AdapterState]:
+        """What each update alone makes of the global adapter: what sites are judged by.
+
+        That is the site's own adapter, and of a site of lower rank also what it could not receive.
+        Their mean by weights is the merged adapter.
+        """
+        return {
+            site: update.adapter
+            if update.adapter.spec.rank == before.spec.rank
+            else mean_of_products(before, {site: update.adapter}, {site: 1.0})[0]
+            for site, update in self.sound.items()
+        }
+
 
 class FedMedLoRAPlus:
     """Average the adapters, each site as loud as its adapter is useful on validation notes.
@@ -113,8 +127,8 @@ class FedMedLoRAPlus:
                that may see each other's adapters. For the losses of ordinary fine-tuning
                `reference` is nearly `uniform`. Validation notes that are unlike the sites' own
                judge wrongly. Where products are averaged, a site moves the mean by at most its
-               weight times three median changes, whatever it sends; where factors are, such a site
-               is named, and only its loss holds it back.
+               weight times three median changes, whatever it sends, as long as most sites are
+               honest; where factors are, such a site is named, and only its loss holds it back.
     Reference: Fed-MedLoRA+, arXiv:2601.22124; its text and its code give `paper` and `reference`.
     """
 
@@ -180,8 +194,8 @@ class FedMedLoRAPlus:
         found = self._screened(updates, context)
         refused = dict(found.refused)
         losses: dict[str, float] = {}
-        for site, update in found.sound.items():
-            loss = scorer.loss(update.adapter).mean(self.validation_loss)
+        for site, adapter in found.completed(context.adapter).items():
+            loss = scorer.loss(adapter).mean(self.validation_loss)
             if math.isfinite(loss):
                 losses[site] = loss
             else:
@@ -211,7 +225,7 @@ class FedMedLoRAPlus:
         sizes = {site: size_of(update, self.size) for site, update in found.sound.items()}
         merged = partial(self._merged, found, context.adapter)
         candidates = Candidates(
-            {site: update.adapter for site, update in found.sound.items()},
+            found.completed(context.adapter),
             sizes,
             {site: frozenset(update.metrics) for site, update in found.sound.items()},
             lambda weights: merged(weights).adapter,

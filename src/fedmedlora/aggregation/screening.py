@@ -16,6 +16,7 @@ import torch
 
 from fedmedlora.adapters.algebra import check_modules, check_pair, product_norm, product_shape
 from fedmedlora.adapters.products import delta_gram
+from fedmedlora.adapters.ranks import change_rank
 from fedmedlora.core.errors import AdapterMismatchError, AggregationError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ OUTLYING = 4.0
 
 # Beside the product that was sent, a change smaller than this is rounding.
 _NO_CHANGE = 1e-6
+# What a codec rounds away on the way to a site is smaller than this.
+_ROUNDING = 2e-2
 
 
 def screen(
@@ -143,7 +146,12 @@ def screen_products(updates: Iterable[SiteUpdate], context: AggregationContext) 
         site: math.sqrt(max(0.0, float(square)))
         for site, square in zip(sites, gram.diagonal(), strict=True)
     }
-    changed = [site for site in sites if norms[site] > _NO_CHANGE * sent_norm]
+    changed = [
+        site
+        for site in sites
+        if norms[site] > _NO_CHANGE * sent_norm
+        and not (norms[site] <= _ROUNDING * sent_norm and _came_back(before, sound[site].adapter))
+    ]
     median = statistics.median_low([norms[site] for site in changed]) if changed else 0.0
     longest = MAX_NORM * median
     multipliers = {
@@ -226,6 +234,20 @@ def _product_fault(
     except AdapterMismatchError:
         return "foreign-adapter"
     return "empty-update" if is_zero and something_was_sent else None
+
+
+def _came_back(before: AdapterState, adapter: AdapterState) -> bool:
+    """Whether a site returned to the bit what reached it through the narrowest codec.
+
+    Its product then differs from the one before by rounding, which is no change.
+    """
+    spec = adapter.spec
+    if spec.rank != before.spec.rank:
+        before = change_rank(before, spec.rank, spec.alpha, spec.rslora)
+    return all(
+        torch.equal(ours.to(torch.bfloat16).to(theirs.dtype), theirs)
+        for (_, _, ours), (_, _, theirs) in zip(before.tensors(), adapter.tensors(), strict=True)
+    )
 
 
 def _cosines(
