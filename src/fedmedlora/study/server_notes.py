@@ -209,11 +209,10 @@ class ServerNotes:
             giver = replace(giver, linked=False)
         if wanted == note.labels and giver is note.giver:
             return note
+        note = replace(note, giver=giver)
         # Windows are cut by the text alone, so these are the same places.
         encoded = self._encode(note.document, giver, task, wanted) if wanted else []
-        return replace(
-            note, giver=giver, labels=wanted, examples=tuple(encoded[: len(note.examples)])
-        )
+        return replace(note, labels=wanted, examples=tuple(encoded[: len(note.examples)]))
 
     def _by_note(self, reading: Reading) -> dict[Task, NDArray[np.float64]]:
         examples = [e for notes in self._notes.values() for note in notes for e in note.examples]
