@@ -25,6 +25,7 @@ from fedmedlora.adapters.exchange import (
 )
 from fedmedlora.adapters.wire import from_bytes, to_bytes
 from fedmedlora.core.errors import ExchangeError, FedMedLoRAError
+from fedmedlora.federation.in_process import read_reply
 from fedmedlora.testing.adapters import random_adapter, site_update
 
 PLAN = LocalPlan(
@@ -235,7 +236,12 @@ def test_a_forged_message_with_a_right_checksum_raises_our_errors_only(data: st.
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.just(10**400)
+    | st.floats()
+    | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
     ),
@@ -257,6 +263,21 @@ def test_a_forged_field_raises_our_errors_only(data: st.DataObject) -> None:
     target[key] = data.draw(json_values)
     with contextlib.suppress(FedMedLoRAError):
         type(message).from_wire(wire)
+
+
+@pytest.mark.parametrize("number", [2**64, 10**400, -1])
+def test_a_count_that_no_site_can_have_is_refused(number: int) -> None:
+    metrics = replace(UPDATE.metrics["entities"], num_completion_tokens=number)
+    forged = replace(UPDATE, metrics={"entities": metrics})
+    with pytest.raises(ExchangeError, match="num_completion_tokens: expected an integer >= 0"):
+        decode(encode(forged))
+
+
+def test_a_loss_beyond_all_floats_is_refused_and_ends_no_round() -> None:
+    boast = replace(UPDATE.metrics["entities"], train_loss=-(10**400))
+    votes = SiteScores("north", {"a": {"entities": 10**400}}, {"a": {"entities": 0.0}})
+    for forged in (replace(UPDATE, metrics={"entities": boast}), votes):
+        assert read_reply("north", encode(forged)) == SiteFailure("north", "bad-reply")
 
 
 @settings(max_examples=100, deadline=None)

@@ -26,6 +26,7 @@ from fedmedlora.testing.adapters import random_adapter, site_update
 BEFORE = random_adapter(0)
 GOAL = random_adapter(99)
 NO_MOMENTUM = PlusTuning(momentum=0.0)
+TASKS = ("entities", "relations")
 SITES = ("ash", "beech", "cedar", "dogwood", "elm")
 
 
@@ -167,6 +168,78 @@ def test_two_sites_are_too_few_to_check_and_the_published_rule_stands() -> None:
     assert not result.record["guard"]["accepted"]
     ratio = result.record["incumbent_weights"]["ash"] / result.record["incumbent_weights"]["beech"]
     assert ratio == pytest.approx(math.exp(gap))
+
+
+class TwoTasks(Hospitals):
+    """Everybody's relations are 2 worse where they were not trained, and hard for all."""
+
+    def call(self, requests: Mapping[str, Request]) -> Iterator[Reply]:
+        for site, request in requests.items():
+            assert isinstance(request, Score)
+            losses = {}
+            for name, adapter in request.adapters.items():
+                known = "dogwood" not in WHOSE.get(adapter.digest(), "")
+                each = {"entities": 0.0, "relations": 1.0 if known else 3.0}
+                losses[name] = {t: self.loss(site, adapter) + each[t] for t in request.tasks}
+            errors = {name: dict.fromkeys(row, 0.05) for name, row in losses.items()}
+            yield SiteScores(site, losses, errors)
+
+
+WHOSE: dict[str, str] = {}
+
+
+def test_a_site_of_entities_only_is_not_punished_for_relations() -> None:
+    from dataclasses import replace
+
+    sites = updates(0.5, 0.5, 0.5, 0.1, 0.5)
+    WHOSE.update({update.adapter.digest(): update.site for update in sites})
+    both = [
+        update
+        if update.site == "dogwood"
+        else replace(update, metrics=dict.fromkeys(TASKS, update.metrics["entities"]))
+        for update in sites
+    ]
+
+    result = aggregate(both, TwoTasks())
+
+    assert min(result.record["losses"], key=result.record["losses"].__getitem__) == "dogwood"
+    assert result.record["proposed_weights"]["dogwood"] > 0.2
+    assert result.refused == {}
+
+
+def test_a_site_is_not_judged_by_those_that_share_no_task_with_it() -> None:
+    from dataclasses import replace
+
+    sites = updates(0.1, 0.12, 0.9, 0.11, 0.1)
+    links = {"ash", "beech"}
+    apart = [
+        replace(u, metrics={"relations" if u.site in links else "entities": u.metrics["entities"]})
+        for u in sites
+    ]
+
+    result = aggregate(apart, TwoTasks())
+
+    votes = result.record["votes"]
+    assert {voter: set(given) for voter, given in votes.items()} == {
+        "ash": {"beech"},
+        "beech": {"ash"},
+        "cedar": {"dogwood", "elm"},
+        "dogwood": {"cedar", "elm"},
+        "elm": {"cedar", "dogwood"},
+    }
+
+
+def test_sites_without_notes_of_their_own_have_no_vote_and_refuse_nobody() -> None:
+    class Bare(Hospitals):
+        def call(self, requests: Mapping[str, Request]) -> Iterator[Reply]:
+            for reply in super().call(requests):
+                bare = reply.site != "ash"
+                yield SiteScores(reply.site, {}, {}) if bare else reply
+
+    result = aggregate(updates(0.1, 0.12, 0.9, 0.11, 0.1), Bare())
+
+    assert result.refused == {}
+    assert result.record["without_vote"] == ["beech", "cedar", "dogwood", "elm"]
 
 
 def test_a_site_alone_is_taken_as_it_is_and_nobody_is_asked() -> None:

@@ -105,3 +105,53 @@ def test_only_products_of_several_ranks_can_be_merged() -> None:
     assert merge("product", before, adapters, weights).adapter.spec == before.spec
     with pytest.raises(AdapterMismatchError, match="rank differs"):
         merge("factor", before, adapters, weights)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), num_sites=st.integers(1, 5))
+def test_the_error_of_averaging_factors_is_the_covariance_of_the_sites_factors(
+    seed: int, num_sites: int
+) -> None:
+    """sum w B A - Bbar Abar = sum w (B - Bbar)(A - Abar); 0 where all have the same A, or B."""
+    rng = np.random.default_rng(seed)
+    shares = 0.5 + rng.random(num_sites)
+    shares /= shares.sum()
+    names = [f"site-{i}" for i in range(num_sites)]
+    weights = dict(zip(names, shares.tolist(), strict=True))
+    adapters = {name: random_adapter(seed + i) for i, name in enumerate(names)}
+
+    def gap(sites: dict[str, AdapterState]) -> tuple[float, float]:
+        """Between the mean product and the product of means; and to what the identity says."""
+        mean = mean_of_factors(sites, weights)
+        error = identity = 0.0
+        for module, pair in mean.pairs.items():
+            A, B = pair.A.double().numpy(), pair.B.double().numpy()
+            parts = [
+                (w, sites[n].pairs[module].A.double().numpy(), sites[n].pairs[module].B.double())
+                for n, w in weights.items()
+            ]
+            wrong = sum(w * b.numpy() @ a for w, a, b in parts) - B @ A
+            told = sum(w * (b.numpy() - B) @ (a - A) for w, a, b in parts)
+            error += float(np.linalg.norm(wrong))
+            identity += float(np.linalg.norm(wrong - told))
+        return error, identity
+
+    error, rest = gap(adapters)
+    assert rest <= 1e-5 * (1 + error)
+    assert error > 1e-3 or num_sites == 1
+    for factor in ("A", "B"):
+        first = adapters[names[0]]
+        alike = {
+            name: AdapterState(
+                adapter.spec,
+                {
+                    m: LoRAPair(
+                        A=first.pairs[m].A if factor == "A" else p.A,
+                        B=first.pairs[m].B if factor == "B" else p.B,
+                    )
+                    for m, p in adapter.pairs.items()
+                },
+            )
+            for name, adapter in adapters.items()
+        }
+        assert gap(alike)[0] <= 1e-5

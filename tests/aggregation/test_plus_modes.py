@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,7 +14,14 @@ from pydantic import ValidationError
 
 from fedmedlora.adapters.algebra import product_distance, product_norm
 from fedmedlora.adapters.codec import FP32
-from fedmedlora.adapters.exchange import LocalPlan, SiteUpdate
+from fedmedlora.adapters.exchange import (
+    LocalPlan,
+    Reply,
+    Request,
+    Score,
+    SiteScores,
+    SiteUpdate,
+)
 from fedmedlora.adapters.state import AdapterState, LoRAPair
 from fedmedlora.aggregation.decision import Mode
 from fedmedlora.aggregation.fedmedlora_plus import FedMedLoRAPlus, FedMedLoRAPlusConfig
@@ -72,10 +80,10 @@ class Far:
             for s in adapters
         }
 
-    def labels_of(self, site: str) -> None:
+    def labels_of(self, site: str, task: str) -> None:
         return None
 
-    def asking(self, labels: frozenset[str]) -> "Far":
+    def asking(self, task: str, labels: frozenset[str]) -> "Far":
         return self
 
     def half(self, which: int) -> "Far":
@@ -145,16 +153,25 @@ class Uninformative(Far):
         rng = numpy_rng(self.seed, adapter.digest())
         return NoteLosses({"entities": rng.gamma(2.0, 0.1, size=40)[list(self.places)]})
 
+    def weight_gradient(
+        self, adapters: dict[str, AdapterState], weights: dict[str, float], merge: str
+    ) -> dict[str, float]:
+        rng = numpy_rng(self.seed, "slopes", *self.places)
+        return {site: float(rng.normal()) for site in sorted(adapters)}
+
     def half(self, which: int) -> "Uninformative":
         return Uninformative(self.seed, self.places[which::2])
 
+    def drawn(self, num_notes: int, seed: int) -> "Uninformative":
+        return self
 
-def test_notes_that_say_nothing_change_the_weights_in_few_draws() -> None:
+
+@pytest.mark.parametrize("mode", BY_NOTES)
+def test_notes_that_say_nothing_change_the_weights_in_few_draws(mode: Mode) -> None:
     updates = sites(0.2, 0.3, 0.4, 0.5)
 
     accepted = [
-        run("gibbs-auto", updates, Uninformative(seed)).record["guard"]["accepted"]
-        for seed in range(60)
+        run(mode, updates, Uninformative(seed)).record["guard"]["accepted"] for seed in range(60)
     ]
 
     assert np.mean(accepted) <= 0.1
@@ -275,6 +292,8 @@ def test_every_option_of_the_study_file_reaches_the_strategy() -> None:
 
     built = config.build()
 
+    assert FedMedLoRAPlusConfig(ranks={"north": 2}).build().ranks == {"north": 2}
+
     assert (built.mode, built.merge, built.size) == ("learned", "factor", "entities")
     assert built.tuning.weight_cap == 0.5
 
@@ -288,11 +307,65 @@ def test_every_option_of_the_study_file_reaches_the_strategy() -> None:
         {"tuning": {"weight_caps": 0.5}},
         {"mode": "gibbs"},
         {"merge": "products"},
+        {"mode": "reference", "ranks": {"site-1": 1}},
+        {"mode": "learned", "merge": "factor", "ranks": {"site-1": 1}},
+        {"ranks": {"site-1": 0}},
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(options: dict) -> None:
     with pytest.raises(ValidationError):
         FedMedLoRAPlusConfig.model_validate(options)
+
+
+@dataclass
+class Echo:
+    """A site that learns nothing, and finds every adapter alike."""
+
+    name: str
+    ranks: list[int] = field(default_factory=list)
+
+    def handle(self, request: Request) -> Reply:
+        if isinstance(request, Score):
+            losses = {name: dict.fromkeys(request.tasks, 0.5) for name in request.adapters}
+            return SiteScores(self.name, losses, losses)
+        self.ranks.append(request.adapter.spec.rank)
+        return site_update(self.name, request.adapter, round_index=request.plan.round_index)
+
+
+@pytest.mark.parametrize("mode", get_args(Mode))
+def test_rounds_without_learning_keep_everything_though_sites_have_several_ranks(
+    mode: Mode,
+) -> None:
+    """Averaging what the sites hold, as FlexLoRA does, loses a part of the tail in every round."""
+    start = random_adapter(3, rank=6, rslora=True)
+    ranks = {"north": 1, "south": 3}
+    sites = {name: Echo(name) for name in ("north", "south", "west")}
+
+    outcome = run_rounds(
+        arm="plus",
+        strategy=FedMedLoRAPlus(mode, merge="product", ranks=ranks),
+        runtime=InProcessRuntime(sites, FP32),
+        sites=sites,
+        num_rounds=4,
+        adapter=start,
+        plan=LocalPlan(0),
+        seed=11,
+        scorer=None if mode == "cross-eval" else ProbeScorer(),
+    )
+
+    assert {name: site.ranks for name, site in sites.items()} == {
+        "north": [1] * 4,
+        "south": [3] * 4,
+        "west": [6] * 4,
+    }
+    assert product_distance(outcome.adapter, start) <= 1e-5 * product_norm(start)
+    for record in outcome.records:
+        assert record.failed == {}
+        assert record.notes["energy_kept"] == pytest.approx(1)
+        assert set(record.notes["flags"]) == set(sites)  # all of them: no change
+        # No site is judged worse for what its rank could not receive.
+        losses = record.notes.get("server_losses", {"": 0.5})
+        assert max(losses.values()) == pytest.approx(min(losses.values()), rel=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["gibbs-auto", "learned", "cross-eval", "auto"])

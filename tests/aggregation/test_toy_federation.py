@@ -126,10 +126,10 @@ class ToyNotes:
         slope = slopes(mixed, self.data)
         return {s: float(sum((slope[m] * d[m]).sum() for m in slope)) for s, d in deltas.items()}
 
-    def labels_of(self, site: str) -> None:
+    def labels_of(self, site: str, task: str) -> None:
         return None
 
-    def asking(self, labels: frozenset[str]) -> ToyNotes:
+    def asking(self, task: str, labels: frozenset[str]) -> ToyNotes:
         return self
 
     def half(self, which: int) -> ToyNotes:

@@ -32,3 +32,27 @@ def test_the_demo_trains_the_artificial_hospitals_and_holds_out_the_external_one
     }
     assert {cohort.name for cohort in study.cohorts} == {site.name for site in FIVE} - trained
     assert study.data.artificial
+
+
+def test_the_study_with_wrong_labels_and_the_one_with_sound_ones_differ_in_nothing_else() -> None:
+    flipped, sound = (
+        load_study(ROOT / "examples" / f"{name}.toml").model_dump(mode="json")
+        for name in ("real-label-flip", "real-weights")
+    )
+    damage = flipped["data"].pop("damage")
+
+    assert damage["site"] in {site["name"] for site in flipped["sites"]}
+    assert sound["data"].pop("damage") is None
+    assert flipped.pop("name") != sound.pop("name")
+    assert flipped == sound
+
+
+def test_damage_can_be_added_to_a_sound_study_on_the_command_line() -> None:
+    path = ROOT / "examples" / "real-weights.toml"
+    told = re.search(r"--set '(data\.damage=.*)'", path.read_text("utf-8"))
+    assert told is not None
+
+    damage = load_study(path, [told[1]]).data.damage
+
+    assert damage is not None
+    assert (damage.site, damage.kind, damage.share) == ("phee", "permute-labels", 0.5)

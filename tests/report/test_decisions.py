@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,10 @@ import pytest
 from fedmedlora.adapters.codec import FP32
 from fedmedlora.adapters.exchange import LocalPlan
 from fedmedlora.aggregation.fedmedlora_plus import FedMedLoRAPlus
+from fedmedlora.aggregation.geometric_median import GeometricMedian
+from fedmedlora.aggregation.greedy_soup import GreedySoup
+from fedmedlora.aggregation.multi_krum import MultiKrum
+from fedmedlora.aggregation.strategy import Strategy
 from fedmedlora.core.records import RoundRecord
 from fedmedlora.federation.in_process import InProcessRuntime
 from fedmedlora.federation.loop import run_rounds
@@ -27,13 +32,15 @@ ARM = "fedmedlora-plus-reference"
 MakeRun = Callable[..., Path]
 
 
-def records(mode: Any) -> list[RoundRecord]:
+def records(
+    mode: Any, strategy: Strategy | None = None, sites: tuple[str, ...] = SITES
+) -> list[RoundRecord]:
     """Three rounds as the loop writes them down."""
     outcome = run_rounds(
         arm=ARM,
-        strategy=FedMedLoRAPlus(mode),
-        runtime=InProcessRuntime({name: DriftingSite(name) for name in SITES}, FP32),
-        sites=SITES,
+        strategy=strategy or FedMedLoRAPlus(mode),
+        runtime=InProcessRuntime({name: DriftingSite(name) for name in sites}, FP32),
+        sites=sites,
         num_rounds=3,
         adapter=random_adapter(3),
         plan=LocalPlan(0),
@@ -74,6 +81,61 @@ def test_every_round_is_told_with_its_verdicts_and_every_number_of_every_site(
     page = write_report([path]).read_text("utf-8")
     assert page.count("How the weights came about") == 1
     assert f"{written[0].notes['losses']['icu']:.4f}" in page
+
+
+FIVE = (*SITES, "ambulance", "eye")
+STRATEGIES: dict[str, Strategy] = {
+    **{mode: FedMedLoRAPlus(mode) for mode in ("reference", "paper", "gibbs-auto", "learned")},
+    "cross-eval": FedMedLoRAPlus("cross-eval"),
+    "greedy-soup": GreedySoup(),
+    "multi-krum": MultiKrum(),
+    "geometric-median": GeometricMedian(),
+}
+
+
+def otherwise(value: Any) -> Any:
+    """Another value of the same kind."""
+    if isinstance(value, dict):
+        return {key: otherwise(item) for key, item in value.items()} or {FIVE[0]: 0.5}
+    if isinstance(value, list):
+        return value[1:] or [FIVE[0]]
+    if isinstance(value, bool):
+        return not value
+    return f"{value}x" if isinstance(value, str) else 2 * (value or 0) + 1
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_whatever_a_strategy_writes_down_is_seen_in_the_report(
+    make_run: MakeRun, rounds: list[RoundRecord], name: str
+) -> None:
+    """Each entry of the record is changed in turn; some table, sentence or curve must change."""
+    written = records(name, STRATEGIES[name], FIVE)
+
+    def shown(notes: dict[str, Any]) -> str:
+        changed = [dataclasses.replace(written[0], notes=notes), *written[1:]]
+        run = read_finished_run(make_run(rounds=[*others(rounds), *changed]))
+        return repr(decisions(run)) + repr([panel.svg for panel in decision_panels(run)])
+
+    notes = dict(written[0].notes)
+    whole = shown(notes)
+    for key, value in notes.items():
+        if key == "mode":  # the arm is named by it
+            continue
+        other = {FIVE[0]: ["norm-clipped"]} if key == "flags" else otherwise(value)
+        assert shown(notes | {key: other}) != whole, f"{key} is not in the report"
+
+
+def test_a_site_that_was_left_out_is_named_beside_the_others_with_the_reason(
+    make_run: MakeRun, rounds: list[RoundRecord]
+) -> None:
+    first, *later = records("gibbs-auto")
+    first = dataclasses.replace(first, failed={"ambulance": "foreign-adapter"})
+
+    (told,) = decisions(read_finished_run(make_run(rounds=[*others(rounds), first, *later])))
+
+    row = dict(zip(told.headings, dict(told.rounds[0].rows)["ambulance"], strict=True))
+    assert row["Findings"] == "left out (foreign-adapter)"
+    assert row["Weight"] is None
 
 
 def test_losses_on_server_notes_are_drawn_beside_that_of_the_adapter_before(

@@ -25,8 +25,14 @@ MODES = ("auto", "reference", "paper", "gibbs-auto", "learned", "cross-eval")
 
 def plus(*modes: str, **options: Any) -> str:
     tables = [{"name": "fedmedlora-plus", "mode": mode, **options} for mode in modes]
-    rows = (", ".join(f"{key} = {json.dumps(value)}" for key, value in t.items()) for t in tables)
+    rows = (", ".join(f"{key} = {_toml(value)}" for key, value in t.items()) for t in tables)
     return "strategies=[" + ", ".join("{" + row + "}" for row in rows) + "]"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value)
 
 
 def test_modes_and_their_options_make_arms_of_their_own(small: Small) -> None:
@@ -73,6 +79,29 @@ def test_all_modes_side_by_side_leave_their_decisions_in_the_run_and_its_report(
         assert (min(record["bytes_down"].values()) > 2 * max(record["bytes_up"].values())) == asked
     page = write_report([path]).read_text("utf-8")
     assert page.count("<details><summary>fedmedlora-plus-") == 3
+
+
+def test_sites_of_several_ranks_learn_in_one_study_in_every_mode(small: Small, run: Run) -> None:
+    path = run(
+        small(
+            plus("gibbs-auto", "learned", "cross-eval", ranks={"alder-icu": 1}),
+            "lora.rank=4",
+            "lora.alpha=8",
+            "server_notes={notes_per_site=2}",
+            "cohorts=[]",
+            "split={train=0.5, validation=0.3, test=0.2}",
+        )
+    )
+
+    records = [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]
+    assert len(records) == 6
+    for record in records:
+        assert record["failed"] == {}
+        assert record["notes"]["flags"] == {}
+        # A quarter of the rank, a quarter of the bytes, and what every message has beside.
+        up = record["bytes_up"]
+        assert up["alder-icu"] < 0.5 * up["birch-clinic"]
+    assert write_report([path]).is_file()
 
 
 def test_cross_eval_needs_no_notes_at_the_server(tiny_study: Path, small: Small, run: Run) -> None:
@@ -165,15 +194,15 @@ def test_with_two_tasks_the_server_scores_each_on_its_own(both_tasks: Prepared) 
     assert sorted(losses) == ["entities", "relations"]
     assert {len(found) for found in losses.values()} == {4}
 
-    known = notes.labels_of("alder-icu.relations")
-    assert known == notes.labels_of("alder-icu")
+    known = notes.labels_of("alder-icu.relations", "relations")
+    assert known == notes.labels_of("alder-icu", "relations")
     alone = notes.of_tasks(("relations",))
     assert alone is not None
     assert list(alone.loss(both_tasks.initial).completion) == ["relations"]
-    asked = notes.asking({"problem"})
+    asked = notes.asking("entities", {"problem"})
     assert asked is not None
-    # entities are asked for problems only; no modifier is left to ask for
-    assert not any(note.examples for note in asked._notes["relations"])
+    assert list(asked.loss(both_tasks.initial).completion) == ["entities"]
+    assert notes.asking("relations", {"problem"}) is None
     gradient = notes.weight_gradient({"a": both_tasks.initial}, {"a": 1.0}, "product")
     assert gradient == {"a": 0.0}  # B is zero
 

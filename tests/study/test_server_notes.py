@@ -195,13 +195,13 @@ def test_notes_are_asked_for_the_labels_of_a_site_and_never_for_more_than_were_a
 ) -> None:
     notes = one_label.server_notes
     assert notes is not None
-    assert notes.labels_of("alder-icu") == {"problem"}
-    assert notes.labels_of("elsewhere") is None
-    everything = notes.labels_of("birch-clinic")
+    assert notes.labels_of("alder-icu", "entities") == {"problem"}
+    assert notes.labels_of("elsewhere", "entities") is None
+    everything = notes.labels_of("birch-clinic", "entities")
     assert everything is not None
-    assert notes.asking(everything) is notes
+    assert notes.asking("entities", everything) is notes
 
-    asked = notes.asking({"problem"})
+    asked = notes.asking("entities", {"problem"})
 
     assert asked is not None
     assert [note.labels for note in asked._notes["entities"]] == [("problem",), ("problem",)]
@@ -216,12 +216,13 @@ def test_a_note_without_any_of_the_labels_has_no_loss(one_label: Prepared) -> No
     notes = one_label.server_notes
     assert notes is not None
 
-    asked = notes.asking({"treatment"})
+    asked = notes.asking("entities", {"treatment"})
     assert asked is not None
     losses = asked.loss(one_label.initial).completion["entities"]
     # alder gave its note for problems only
     assert np.isnan(losses).tolist() == [True, False]
-    assert notes.asking({"mood"}) is None
+    assert notes.asking("entities", {"mood"}) is None
+    assert notes.asking("relations", {"treatment"}) is None
     found = asked.weight_gradient({"a": one_label.initial}, {"a": 1.0}, "product")
     assert np.isfinite(found["a"])
 

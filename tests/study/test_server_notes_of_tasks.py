@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch.nn import functional
 
 from fedmedlora.adapters.state import AdapterState, LoRAPair
+from fedmedlora.aggregation.strategy import LINKS
+from fedmedlora.aggregation.validation import measure
 from fedmedlora.core.example import Task
 from fedmedlora.core.records import SilentObserver
 from fedmedlora.models.load import load_base
@@ -174,48 +177,133 @@ def test_the_slope_of_both_tasks_is_the_mean_of_their_slopes_and_that_of_the_mea
     assert found == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-2)
 
 
-def test_labels_that_tell_sites_apart_are_those_of_the_tasks_in_question(
+def test_what_tells_sites_apart_is_told_task_by_task(
     two_tasks: Prepared, notes: ServerNotes
 ) -> None:
     alder, birch = two_tasks.notes.sites
 
-    assert notes.labels_of("alder-icu") == set(alder.labels)
-    assert notes.labels_of("birch-clinic") == {*birch.labels, *birch.modifiers}
-    assert notes.labels_of("birch-clinic.relations") == {*birch.labels, *birch.modifiers}
-    entities = of_tasks(notes, "entities")
-    assert entities.labels_of("birch-clinic") == set(birch.labels)
-    assert notes.labels_of("birch-clinic.coding") is None
+    assert notes.labels_of("alder-icu", "entities") == set(alder.labels)
+    assert notes.labels_of("birch-clinic", "entities") == set(birch.labels)
+    for name in ("birch-clinic", "birch-clinic.relations"):
+        assert notes.labels_of(name, "relations") == {*birch.modifiers, LINKS}
+    assert notes.labels_of("birch-clinic.coding", "entities") is None
 
 
-def test_in_a_study_of_entities_other_modifiers_are_no_reason_to_compare_sites_apart(
-    small: Small,
-) -> None:
-    config = small("sites.1.labels=['problem']", "sites.0.labels=['problem']", "server_notes={}")
-    found = prepare(resolve(config, SilentObserver()), SilentObserver())
-    assert found.server_notes is not None
-    assert found.notes.sites[0].modifiers != found.notes.sites[1].modifiers
-
-    assert [found.server_notes.labels_of(site) for site in SITES] == [{"problem"}, {"problem"}]
-
-
-def test_asked_for_fewer_labels_each_task_asks_for_its_own_among_them(
+def test_asked_for_fewer_modifiers_a_note_shows_the_same_entities(
     two_tasks: Prepared, notes: ServerNotes
 ) -> None:
-    asked = notes.asking({"problem", "temporal"})
+    asked = notes.asking("relations", {"temporal", LINKS})
 
     assert asked is not None
-    assert {note.labels for note in asked._notes["entities"]} == {("problem",)}
+    assert list(asked._notes) == ["relations"]
     assert {note.labels for note in asked._notes["relations"]} == {("temporal",)}
     # Entities are given, not asked for: a narrower question leaves them in the prompt.
     for before, after in zip(notes._notes["relations"], asked._notes["relations"], strict=True):
         for one, other in zip(before.examples, after.examples, strict=True):
             passages = [words(two_tasks, e).split("Text:\n")[1] for e in (one, other)]
             assert passages[0] == passages[1]
-    only_entities = notes.asking({"problem"})
-    assert only_entities is not None
-    losses = only_entities.loss(two_tasks.initial)
-    assert np.isnan(losses.completion["relations"]).all()
-    assert np.isfinite(losses.completion["entities"]).all()
+    assert notes.asking("relations", {"problem", LINKS}) is None
+    everything = notes.labels_of("birch-clinic", "relations")
+    assert everything is not None
+    assert notes.asking("relations", everything) is notes
+
+
+def test_without_links_modifiers_are_asked_for_and_not_what_they_belong_to(
+    two_tasks: Prepared, notes: ServerNotes
+) -> None:
+    birch = two_tasks.notes.sites[1]
+
+    asked = notes.asking("relations", set(birch.modifiers))
+
+    assert asked is not None
+    examples = [e for note in asked._notes["relations"] for e in note.examples]
+    assert not any("with the numbers" in words(two_tasks, example) for example in examples)
+    answers = [
+        two_tasks.base.tokenizer.decode(e.token_ids[e.num_prompt_tokens :]) for e in examples
+    ]
+    assert any("</>" in answer for answer in answers)
+    assert not any(f"</{number}" in answer for answer in answers for number in range(10))
+    assert notes.asking("relations", {LINKS}) is None  # a link has to be of something
+
+
+# Sites that annotate other things ----------------------------------------------------------------
+
+# Sets overlap, and none contains another: in problems and, of the modifiers, in `temporal`.
+OWN_LABELS = (
+    BOTH,
+    'sites.0.labels=["problem", "test"]',
+    'sites.1.labels=["problem", "treatment"]',
+    'sites.0.modifiers=["temporal", "bodyloc"]',
+    'sites.1.modifiers=["temporal", "severity"]',
+    "server_notes={notes_per_site=3, max_tokens=100000}",
+    "split={train=0.4, validation=0.4, test=0.2}",
+)
+
+
+@pytest.fixture(scope="module")
+def own_labels(small: Small) -> Prepared:
+    return prepare(resolve(small(*OWN_LABELS), SilentObserver()), SilentObserver())
+
+
+def test_sites_are_compared_on_the_labels_that_both_annotate_task_by_task(
+    own_labels: Prepared,
+) -> None:
+    """The oracle asks by hand: prompts for the shared labels only, and a paired difference."""
+    notes = own_labels.server_notes
+    assert notes is not None
+    adapters = {site: moved(own_labels, seed) for seed, site in enumerate(SITES, 1)}
+    tasks = {site: {"entities", "relations"} for site in SITES}
+
+    found = measure(notes, adapters, tasks, own_labels.initial).judge(2.0)
+
+    gaps = []
+    for task, shared in (("entities", {"problem"}), ("relations", {"temporal", LINKS})):
+        asked = notes.asking(task, shared)
+        assert asked is not None
+        examples = [e for note in asked._notes[task] for e in note.examples]
+        label = next(iter(shared - {LINKS}))
+        other = {"treatment", "test", "severity", "bodyloc"}
+        instructions = [words(own_labels, e).split("\nText:")[0] for e in examples]
+        assert all(label in text for text in instructions)
+        assert not any(word in text for text in instructions for word in other)
+        one, two = (asked.loss(adapters[site]).completion[task] for site in SITES)
+        gaps.append(two - one)
+    mean = np.mean([gap.mean() for gap in gaps])
+    errors = [stats.ttest_rel(gap, np.zeros_like(gap)) for gap in gaps]
+    assert found.losses[SITES[1]] - found.losses[SITES[0]] == pytest.approx(mean, rel=1e-6)
+    worse = max(found.losses, key=found.losses.__getitem__)
+    expected = np.mean([abs(gap.mean() / e.statistic) for gap, e in zip(gaps, errors, strict=True)])
+    assert found.standard_errors[worse] == pytest.approx(expected, rel=1e-6)
+    assert found.noise == found.standard_errors[worse]
+
+
+@pytest.mark.parametrize("mode", ["gibbs-auto", "learned"])
+def test_guarded_modes_learn_in_a_study_whose_sites_annotate_other_modifiers(
+    small: Small, run: Run, mode: str
+) -> None:
+    """Nothing was compared here once: neither site's labels of both tasks hold the other's."""
+    path = run(
+        small(
+            *OWN_LABELS,
+            f'strategies=[{{name="fedmedlora-plus", mode="{mode}"}}]',
+            "cohorts=[]",
+            'arms.tasks=["mix", "relations"]',
+        )
+    )
+
+    records = [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]
+    assert len(records) == 4  # two arms, two rounds
+    for record in records:
+        told = record["notes"]
+        assert told["not_compared"] == []
+        assert set(told["losses"]) == set(SITES)
+        assert 0 < told["noise"] < 10
+        assert told["guard"]["num_notes"] >= 4
+        assert told["proposed_weights"] != pytest.approx(told["prior"], abs=1e-6)
+        assert set(record["tasks"]["alder-icu"]) == (
+            {"relations"} if record["arm"].endswith("-relations") else {"entities", "relations"}
+        )
+    assert write_report([path]).is_file()
 
 
 def test_halves_and_draws_part_each_task(notes: ServerNotes) -> None:

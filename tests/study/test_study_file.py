@@ -286,19 +286,20 @@ def test_multi_krum_with_too_few_sites_is_told_before_a_run(minimal: Path) -> No
     assert "arm multi-krum-relations" in fault
 
 
-def test_ranks_of_flexlora_fit_the_sites_and_the_study(minimal: Path) -> None:
+@pytest.mark.parametrize("name", ["flexlora", "fedmedlora-plus"])
+def test_ranks_of_sites_fit_the_sites_and_the_study(minimal: Path, name: str) -> None:
     def ranks(table: str) -> str:
-        return f'strategies=[{{name="flexlora", ranks={{{table}}}}}]'
+        return f'strategies=[{{name="{name}", ranks={{{table}}}}}]'
 
     assert faults_of_file(minimal, ranks("north=17, south=2")) == [
-        f"{minimal}: flexlora: ranks: 'south' is not a training site; expected some of north.",
-        f"{minimal}: flexlora: rank of north: expected at most the study's, 16, got 17. "
+        f"{minimal}: {name}: ranks: 'south' is not a training site; expected some of north.",
+        f"{minimal}: {name}: rank of north: expected at most the study's, 16, got 17. "
         "Raise lora.rank, or lower the site's.",
     ]
     assert load_study(minimal, [ranks("north=16")])
     assert load_study(minimal, [ranks("north=17"), "lora.rank=17"])
     # Where the study's own rank is wrong, nothing is concluded from it.
-    assert not any("flexlora: " in f for f in faults(minimal, ranks("north=17"), "lora.rank=0"))
+    assert not any(f"{name}: " in f for f in faults(minimal, ranks("north=17"), "lora.rank=0"))
 
 
 def test_options_of_a_strategy_make_arms_of_their_own(minimal: Path) -> None:

@@ -77,14 +77,18 @@ def check_modules(expected: AdapterState, other: AdapterState, where: str) -> No
     for name in ("base_model", "revision"):
         wanted, got = getattr(expected.spec, name), getattr(other.spec, name)
         if wanted != got:
+            key = "base_model_name_or_path" if name == "base_model" else name
             raise AdapterMismatchError(
-                f"{where}: {name} differs; expected {wanted!r}, got {got!r}."
+                f"{where}: {name} differs; expected {wanted!r}, got {got!r}. Adapters of two base "
+                "models have nothing in common. If it is one under two names, write the same "
+                f"{key} into both adapter_config.json."
             )
     if list(expected.pairs) != list(other.pairs):
         num_missing = len(expected.pairs.keys() - other.pairs.keys())
         num_extra = len(other.pairs.keys() - expected.pairs.keys())
         raise AdapterMismatchError(
-            f"{where}: modules differ; {num_missing} missing, {num_extra} unexpected."
+            f"{where}: modules differ; {num_missing} missing, {num_extra} unexpected. "
+            "Train all adapters with the same target_modules."
         )
 
 

@@ -221,15 +221,18 @@ def _spec_of(config: dict[str, Any], path: Path) -> AdapterSpec:
     if faults:
         raise AdapterMismatchError(
             f"{path}: expected plain LoRA with one rank and alpha; {'; '.join(faults)}. "
-            "Adapters of this kind are not supported."
+            "What it computes could not be told from its A and B alone. Train it without these."
         )
     rank, alpha = config.get("r"), config.get("lora_alpha")
     targets = config.get("target_modules")
     if not isinstance(rank, int) or not isinstance(alpha, int | float):
-        raise AdapterMismatchError(f"{path}: expected numbers as r and lora_alpha.")
+        raise AdapterMismatchError(
+            f"{path}: expected numbers as r and lora_alpha. Save the adapter again with peft."
+        )
     if not isinstance(targets, list) or not all(isinstance(t, str) for t in targets):
         raise AdapterMismatchError(
-            f"{path}: expected target_modules as a list of module names, not a pattern."
+            f"{path}: expected target_modules as a list of module names, not a pattern. "
+            "Name the modules in it."
         )
     return AdapterSpec(
         base_model=config.get("base_model_name_or_path") or "",

@@ -64,18 +64,22 @@ class Fields:
         return self._wire[key]
 
     def integer(self, key: str, minimum: int = 0) -> int:
-        """A whole number of at least `minimum`."""
+        """A whole number of at least `minimum` and at most 64 bits: no float overflows at it."""
         value = self._wire[key]
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-            raise self._fault(key, f"an integer >= {minimum}")
-        return value
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or not minimum <= value < 2**64:
+            raise self._fault(key, f"an integer >= {minimum} of at most 64 bits")
+        return int(value)
 
     def number(self, key: str) -> float:
         """A float; NaN and infinities pass, because a diverged site must be able to say so."""
         value = self._wire[key]
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise self._fault(key, "a number")
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # Python's integers have no end
+            raise self._fault(key, "a number of at most 308 digits") from None
 
     def scalar(self, key: str) -> float:
         """A number that travels as a float64 tensor without axes."""

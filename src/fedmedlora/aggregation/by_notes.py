@@ -48,7 +48,7 @@ def decide_by_notes(
     """
     measured = measure(scorer, candidates.adapters, candidates.tasks, before)
     server_losses = {site: losses.mean() for site, losses in measured.plain.items()}
-    refused = {s: "non-finite-loss" for s, loss in server_losses.items() if not math.isfinite(loss)}
+    refused = dict.fromkeys(measured.diverged, "non-finite-loss")
     measured = measured.without(refused)
     if not measured.plain:
         raise AggregationError(
@@ -108,6 +108,7 @@ def decide_by_notes(
         "proposed_weights": proposed,
         "incumbent_weights": incumbent,
         "worse_than_before": list(judged.harmful),
+        "not_compared": [site for site in sites if len(sites) > 1 and site not in judged.losses],
         "num_server_notes": measured.before.fewest_notes,
     }
     if chosen == "gibbs-auto":

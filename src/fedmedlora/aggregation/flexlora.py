@@ -10,12 +10,11 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from fedmedlora.adapters.exchange import Train
 from fedmedlora.adapters.products import mean_of_products
-from fedmedlora.adapters.ranks import change_rank
 from fedmedlora.adapters.state import AdapterState, LoRAPair
 from fedmedlora.aggregation.screening import screen_products
+from fedmedlora.aggregation.site_ranks import cut_for
 from fedmedlora.aggregation.strategy import Aggregate
 from fedmedlora.aggregation.weighting import SizeUnit, by_size, size_of
-from fedmedlora.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,7 +71,10 @@ class FlexLoRA:
         Raises:
             ConfigError: A site has more than the study's rank.
         """
-        return {site: Train(plan, self._cut(site, adapter)) for site, plan in plans.items()}
+        return {
+            site: Train(plan, cut_for("flexlora", site, adapter, self.ranks))
+            for site, plan in plans.items()
+        }
 
     def aggregate(self, updates: Iterable[SiteUpdate], context: AggregationContext) -> Aggregate:
         """The mean product of the sound updates, weighted by size, cut to the study's rank.
@@ -87,23 +89,6 @@ class FlexLoRA:
         adapter, energy_kept = mean_of_products(_emptied(context.adapter), adapters, weights)
         record = found.record() | {"sizes": sizes, "energy_kept": energy_kept}
         return Aggregate(adapter, weights, record=record, refused=found.refused)
-
-    def too_high(self, site: str, most: int) -> str:
-        """What is wrong with a site's rank, where the study's is `most`."""
-        return (
-            f"flexlora: rank of {site}: expected at most the study's, {most}, "
-            f"got {self.ranks[site]}. Raise lora.rank, or lower the site's."
-        )
-
-    def _cut(self, site: str, adapter: AdapterState) -> AdapterState:
-        spec = adapter.spec
-        rank = self.ranks.get(site, spec.rank)
-        if rank == spec.rank:
-            return adapter
-        if rank > spec.rank:
-            raise ConfigError(self.too_high(site, spec.rank))
-        alpha = spec.scaling * (rank**0.5 if spec.rslora else rank)
-        return change_rank(adapter, rank, alpha)
 
 
 def _emptied(adapter: AdapterState) -> AdapterState:

@@ -16,6 +16,7 @@ import torch
 
 from fedmedlora.adapters.algebra import check_modules, check_pair, product_norm, product_shape
 from fedmedlora.adapters.products import delta_gram
+from fedmedlora.adapters.ranks import change_rank
 from fedmedlora.core.errors import AdapterMismatchError, AggregationError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from fedmedlora.adapters.state import AdapterState
     from fedmedlora.aggregation.strategy import AggregationContext
 
-Flag = Literal["norm-clipped", "against-others", "no-change"]
+Flag = Literal["norm-clipped", "norm-above-bound", "against-others", "no-change"]
 
 MAX_NORM = 3.0
 """A round delta may be so many times as long as the median one."""
@@ -38,6 +39,8 @@ OUTLYING = 4.0
 
 # Beside the product that was sent, a change smaller than this is rounding.
 _NO_CHANGE = 1e-6
+# What a codec rounds away on the way to a site is smaller than this.
+_ROUNDING = 2e-2
 
 
 def screen(
@@ -47,7 +50,7 @@ def screen(
 
     Codes: `wrong-round`; `duplicate` (a site that answers twice counts with neither, as nobody can
     tell which one it meant); `foreign-adapter` (another base model, rank, scale or shape than the
-    adapter that was sent); `non-finite`.
+    adapter that was sent); `non-finite`; `empty-update` (a factor of zeros where others were sent).
 
     Raises:
         AggregationError: No update is sound.
@@ -90,12 +93,19 @@ class Screening:
         return {site: weight * self.multipliers[site] for site, weight in weights.items()}
 
     def unclipped(self) -> Screening:
-        """The same findings without the clipping of norms."""
-        flags = {
-            site: kept
-            for site, found in self.flags.items()
-            if (kept := tuple(flag for flag in found if flag != "norm-clipped"))
-        }
+        """The same findings where nobody knows what a round delta is: nothing is said of norms."""
+        return self._with_flags({"norm-clipped": None})
+
+    def told(self) -> Screening:
+        """The same findings where they are told only: who is too long is named, and not clipped."""
+        return self._with_flags({"norm-clipped": "norm-above-bound"})
+
+    def _with_flags(self, changed: Mapping[Flag, Flag | None]) -> Screening:
+        flags: dict[str, tuple[Flag, ...]] = {}
+        for site, found in self.flags.items():
+            kept = [changed.get(flag, flag) for flag in found]
+            if own := tuple(flag for flag in kept if flag is not None):
+                flags[site] = own
         return replace(self, multipliers=dict.fromkeys(self.multipliers, 1.0), flags=flags)
 
     def record(self) -> dict[str, Any]:
@@ -136,7 +146,12 @@ def screen_products(updates: Iterable[SiteUpdate], context: AggregationContext) 
         site: math.sqrt(max(0.0, float(square)))
         for site, square in zip(sites, gram.diagonal(), strict=True)
     }
-    changed = [site for site in sites if norms[site] > _NO_CHANGE * sent_norm]
+    changed = [
+        site
+        for site in sites
+        if norms[site] > _NO_CHANGE * sent_norm
+        and not (norms[site] <= _ROUNDING * sent_norm and _came_back(before, sound[site].adapter))
+    ]
     median = statistics.median_low([norms[site] for site in changed]) if changed else 0.0
     longest = MAX_NORM * median
     multipliers = {
@@ -185,7 +200,16 @@ def _factors_fault(before: AdapterState, adapter: AdapterState) -> str | None:
         before.check_compatible(adapter, "update")
     except AdapterMismatchError:
         return "foreign-adapter"
-    return None if adapter.is_finite() else "non-finite"
+    is_zero = dict.fromkeys(adapter.factors, True)
+    for _, factor, tensor in adapter.tensors():
+        if not bool(torch.isfinite(tensor).all()):
+            return "non-finite"
+        if tensor.numel():
+            is_zero[factor] = is_zero[factor] and not tensor.any()
+    emptied = [factor for factor, zero in is_zero.items() if zero]
+    if any(tensor.any() for _, factor, tensor in before.tensors() if factor in emptied):
+        return "empty-update"
+    return None
 
 
 def _product_fault(
@@ -210,6 +234,20 @@ def _product_fault(
     except AdapterMismatchError:
         return "foreign-adapter"
     return "empty-update" if is_zero and something_was_sent else None
+
+
+def _came_back(before: AdapterState, adapter: AdapterState) -> bool:
+    """Whether a site returned to the bit what reached it through the narrowest codec.
+
+    Its product then differs from the one before by rounding, which is no change.
+    """
+    spec = adapter.spec
+    if spec.rank != before.spec.rank:
+        before = change_rank(before, spec.rank, spec.alpha, spec.rslora)
+    return all(
+        torch.equal(ours.to(torch.bfloat16).to(theirs.dtype), theirs)
+        for (_, _, ours), (_, _, theirs) in zip(before.tensors(), adapter.tensors(), strict=True)
+    )
 
 
 def _cosines(

@@ -24,6 +24,9 @@ LossKind = Literal["completion", "sequence"]
 Merge = Literal["factor", "product"]
 """Whether the sites' factors are averaged, or their products `B A`."""
 
+LINKS = "<links>"
+"""Stands among the modifier labels of a site that annotated what modifiers belong to."""
+
 # What a strategy remembers between rounds, by name: tensors, or what JSON can hold. Saved with the
 # round, so that a resumed run goes on as if it had never stopped.
 Memory = Mapping[str, Any]
@@ -86,14 +89,18 @@ class Scorer(Protocol):
         The weights are taken as free numbers: nothing holds their sum at 1.
         """
 
-    def labels_of(self, site: str) -> frozenset[str] | None:
-        """The labels that the site annotates; None if nobody said."""
+    def labels_of(self, site: str, task: Task) -> frozenset[str] | None:
+        """What the site annotates for a task: entity labels, or modifier labels and `LINKS`.
 
-    def asking(self, labels: Set[str]) -> Scorer | None:
-        """The same notes, asked for no other labels than these; None if nothing is left to ask.
+        None if nobody said.
+        """
 
-        A note that has none of these labels has the loss NaN. The scorer itself if its notes ask
-        for no others anyway.
+    def asking(self, task: Task, labels: Set[str]) -> Scorer | None:
+        """The notes of a task, asked for no other labels than these; None if none are left to ask.
+
+        A note that has none of these labels keeps its place and has the loss NaN. Without `LINKS`,
+        modifiers are asked for, and not what they belong to. The scorer itself, with all its tasks,
+        if the notes of this one ask for nothing else anyway.
         """
 
     def half(self, which: int) -> Scorer:

@@ -1,8 +1,14 @@
 """Site adapters on the server's notes: who is better than whom, and how sure that is.
 
-A site is judged on what it annotates only. Sites with the same labels are asked the same; a site
-with fewer is compared with the others where all are asked for its labels alone, and a site without
-a task is not asked for it.
+A site is judged on what it annotates only, task by task: a site without a task is not asked for it,
+and two sites are compared where the notes are asked for the labels that both annotate, and for what
+modifiers belong to if both annotate that. With equal labels these are all; where one site has more
+than the other, they are the other's; where each has some of its own, what they have in common:
+`{problem, drug}` and `{problem, test}` meet on problems. Sites that share nothing are not compared.
+`support.py` says which questions that takes.
+
+The unit is the note. A note that is asked several questions counts once, with the mean of what it
+says; tasks count alike.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedmedlora.aggregation.strategy import NoteLosses
+from fedmedlora.aggregation.support import annotates, shared_supports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Set
@@ -117,7 +124,8 @@ class Judgement:
     """What the server's notes say about the sites.
 
     Attributes:
-        losses: By site, the mean loss beyond that of the median site on the same notes.
+        losses: By site, the mean loss beyond that of the median site on the same questions. A site
+            that was compared with no other, or on fewer than two notes, has none.
         standard_errors: By site, of the difference to the best one; of that one 0.
         harmful: Sites whose adapter is worse than the one that they started from. That is told and
             not punished: adapters of small sites are often worse alone and better together.
@@ -135,7 +143,10 @@ class Judgement:
         return float(np.median(errors)) if errors else math.inf
 
 
-_Cell = tuple[int, "Task"]
+_Cell = tuple["Task", int]
+"""One question to all notes of a task."""
+
+_Cells = dict[_Cell, "NDArray[np.float64]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +156,28 @@ class Measurement:
     Attributes:
         plain: Of every site, on all notes as they were given.
         before: Of the adapter that the sites started from, likewise.
-        by_site: Of every site, by group of labels and task: where it is compared.
-        before_by_cell: Of the adapter that the sites started from, in the same cells.
+        by_site: Of every site, by the questions that it annotates the labels of.
+        before_by_cell: Of the adapter that the sites started from, for every question; NaN where a
+            note is not asked it.
     """
 
     plain: Mapping[str, NoteLosses]
     before: NoteLosses
     by_site: Mapping[str, Mapping[_Cell, NDArray[np.float64]]]
     before_by_cell: Mapping[_Cell, NDArray[np.float64]]
+
+    @property
+    def diverged(self) -> tuple[str, ...]:
+        """Sites with a loss that is not finite where one was asked for."""
+        return tuple(
+            site
+            for site, losses in self.plain.items()
+            if not math.isfinite(losses.mean())
+            or any(
+                not np.isfinite(found[~np.isnan(self.before_by_cell[cell])]).all()
+                for cell, found in self.by_site[site].items()
+            )
+        )
 
     def half(self, which: int) -> Measurement:
         """The measurement on every second note."""
@@ -177,49 +202,57 @@ class Measurement:
         )
 
     def judge(self, errors: float) -> Judgement:
-        """Losses, errors, and who is worse than before by more than so many standard errors.
-
-        A site that was compared nowhere has no loss here.
-        """
-        beyond: dict[str, dict[_Cell, NDArray[np.float64]]] = {}
-        for cell in self.before_by_cell:
-            asked = ~np.isnan(self.before_by_cell[cell])
-            found = {s: cells[cell][asked] for s, cells in self.by_site.items() if cell in cells}
-            if not found or not asked.any():
-                continue
-            middle = np.median(np.stack(list(found.values())), axis=0)
-            for site, losses in found.items():
-                beyond.setdefault(site, {})[cell] = losses - middle
-        means = {site: _mean_by_task(cells) for site, cells in sorted(beyond.items())}
+        """Losses, errors, and who is worse than before by more than so many standard errors."""
+        beyond = self._beyond_the_median_site()
+        values = {site: _by_task(cells) for site, cells in beyond.items()}
+        means = {site: _pooled(parts).mean for site, parts in values.items() if parts}
         best = min(means, key=lambda site: (means[site], site), default="")
         standard_errors: dict[str, float] = {}
         for site in means:
-            common = [cell for cell in beyond[site] if cell in beyond[best]]
-            gaps = [beyond[site][cell] - beyond[best][cell] for cell in common]
+            common = beyond[site].keys() & beyond[best].keys()
+            gaps = {cell: beyond[site][cell] - beyond[best][cell] for cell in common}
             if site == best:
                 standard_errors[site] = 0.0
             else:
-                standard_errors[site] = _pooled(gaps or list(beyond[site].values())).standard_error
+                standard_errors[site] = _pooled(_by_task(gaps) or values[site]).standard_error
         harmful = tuple(
             site
-            for site in means
+            for site, cells in sorted(self.by_site.items())
             if _pooled(
-                [
-                    gaps[~np.isnan(gaps)]
-                    for cell in beyond[site]
-                    for gaps in [self.by_site[site][cell] - self.before_by_cell[cell]]
-                ]
+                _by_task({c: losses - self.before_by_cell[c] for c, losses in cells.items()})
             ).is_harm(errors)
         )
         return Judgement(means, standard_errors, harmful)
 
+    def _beyond_the_median_site(self) -> dict[str, _Cells]:
+        """In every question to two sites or more, by how much each loses more than their median."""
+        found: dict[str, _Cells] = {site: {} for site in sorted(self.by_site)}
+        for cell, before in self.before_by_cell.items():
+            asked = {site: cells[cell] for site, cells in self.by_site.items() if cell in cells}
+            if len(asked) < 2:
+                continue
+            middle = np.median(np.stack(list(asked.values())), axis=0)
+            middle[np.isnan(before)] = np.nan
+            for site, losses in asked.items():
+                found[site][cell] = losses - middle
+        return found
 
-def _mean_by_task(cells: Mapping[_Cell, NDArray[np.float64]]) -> float:
-    """The mean over notes, then over groups of labels, then over tasks."""
-    by_task: dict[Task, list[float]] = {}
-    for (_, task), losses in cells.items():
-        by_task.setdefault(task, []).append(float(np.mean(losses)))
-    return sum(sum(means) / len(means) for means in by_task.values()) / len(by_task)
+
+def _by_task(cells: Mapping[_Cell, NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """By task, one number a note: the mean over the questions that it is asked.
+
+    Notes that are asked none are left out, and tasks with fewer than two notes: of a single one
+    nobody knows how far it is off.
+    """
+    found = []
+    for task in sorted({task for task, _ in cells}):
+        table = np.stack([cells[cell] for cell in sorted(cells) if cell[0] == task])
+        asked = ~np.isnan(table)
+        num_questions = asked.sum(axis=0)
+        if (num_questions > 0).sum() >= 2:
+            sums = np.where(asked, table, 0.0).sum(axis=0)
+            found.append((sums / np.maximum(num_questions, 1))[num_questions > 0])
+    return found
 
 
 def measure(
@@ -230,6 +263,9 @@ def measure(
 ) -> Measurement:
     """The losses of the sites' adapters, one adapter at a time.
 
+    Sites that annotate alike cost one pass over the notes each, and a pass more for every other set
+    of labels that they share with some site.
+
     Args:
         scorer: The server's notes.
         adapters: By site.
@@ -238,23 +274,19 @@ def measure(
     """
     plain = {site: scorer.loss(adapters[site]) for site in sorted(adapters)}
     plain_before = scorer.loss(before)
-    labels = {site: scorer.labels_of(site) for site in plain}
-    groups = sorted({own for own in labels.values() if own is not None}, key=sorted)
-    by_site: dict[str, dict[_Cell, NDArray[np.float64]]] = {site: {} for site in plain}
-    before_by_cell: dict[_Cell, NDArray[np.float64]] = {}
-    for number, group in enumerate(groups or [None]):
-        asked = scorer if group is None else scorer.asking(group)
-        if asked is None:
-            continue
-        same = asked is scorer
-        members = [
-            site for site, own in labels.items() if own is None or group is None or group <= own
-        ]
-        found = {site: plain[site] if same else asked.loss(adapters[site]) for site in members}
-        of_before = plain_before if same else asked.loss(before)
-        for task, losses in of_before.completion.items():
-            before_by_cell[number, task] = losses
-            for site in members:
-                if task in tasks[site]:
-                    by_site[site][number, task] = found[site].completion[task]
+    by_site: dict[str, _Cells] = {site: {} for site in plain}
+    before_by_cell: _Cells = {}
+    for task in sorted(plain_before.completion):
+        known = {site: scorer.labels_of(site, task) for site in plain if task in tasks[site]}
+        for number, labels in enumerate(shared_supports(known.values())):
+            asked = scorer if labels is None else scorer.asking(task, labels)
+            if asked is None:
+                continue
+            same = asked is scorer
+            of_before = plain_before if same else asked.loss(before)
+            before_by_cell[task, number] = of_before.completion[task]
+            for site, own in known.items():
+                if annotates(own, labels):
+                    losses = plain[site] if same else asked.loss(adapters[site])
+                    by_site[site][task, number] = losses.completion[task]
     return Measurement(plain, plain_before, by_site, before_by_cell)

@@ -23,7 +23,8 @@ class RoundRecord:
         validation_loss: Loss of the adapter that the site *received*, on its own held-out notes.
         num_examples: Training examples seen in the round, by site.
         num_completion_tokens: Supervised tokens of the site's training split, by site.
-        update_norms: Frobenius norm of the change of the factors, by site.
+        update_norms: Frobenius norm of the change of the factors, by site; not of one that sends
+            another rank than it received.
         bytes_up: Bytes that left each site.
         bytes_down: Bytes that each site received.
         site_seconds: Local training time by site. A time field: excluded from comparisons.

@@ -239,6 +239,7 @@ def _record(
         update_norms={
             update.site: change_norm(requests[update.site].adapter, update.adapter)
             for update in merged
+            if update.adapter.spec.rank == requests[update.site].adapter.spec.rank
         },
         site_seconds={update.site: update.elapsed_seconds for update in merged},
         tasks=_plain(by_task),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Key in the strategy's record, heading, digits.
 _COLUMNS = (
+    ("sizes", "Size", 0),
     ("server_losses", "Loss on server notes", 4),
     ("losses", "Beyond the median site", 4),
     ("standard_errors", "Standard error", 4),
@@ -29,6 +30,15 @@ _COLUMNS = (
     ("delta_norms", "Length of change", 3),
     ("cosines", "Cosine with others", 2),
     ("clipped_to", "Clipped to", 3),
+    ("scores", "Krum score", 3),
+    ("distances", "Distance to the median", 3),
+)
+# Key of a list of sites, and what is true of them.
+_NAMED = (
+    ("worse_than_before", "Worse alone than the adapter before"),
+    ("not_compared", "Compared with no other site, for want of notes with labels of both"),
+    ("without_vote", "Without a vote"),
+    ("held_at_cap", "Held at the cap of a weight"),
 )
 _OF_VOTES = {"losses": "Median vote, against the adapter before"}
 _ALWAYS = ("server_losses", "losses", "delta_norms")
@@ -58,7 +68,11 @@ def decisions(run: FinishedRun) -> list[Decisions]:
     for arm, records in _decided(run).items():
         columns = [c for c in _COLUMNS if any(_numbers(r.notes, c[0]) for r in records)]
         by_votes = any(record.notes.get("rule") == "cross-eval" for record in records)
-        flagged = any(_flags(record.notes, site) for record in records for site in _sites(record))
+        extra = [
+            (heading, tell)
+            for heading, tell in (("Votes", _votes), ("Findings", _findings))
+            if any(tell(record, site) for record in records for site in _sites(record))
+        ]
         headings = [
             _OF_VOTES.get(key, heading) if by_votes else heading for key, heading, _ in columns
         ]
@@ -75,7 +89,7 @@ def decisions(run: FinishedRun) -> list[Decisions]:
                                 _number(_numbers(record.notes, key).get(site), digits)
                                 for key, _, digits in columns
                             ),
-                            *([_flags(record.notes, site) or None] if flagged else []),
+                            *(tell(record, site) or None for _, tell in extra),
                         ),
                     )
                     for site in _sites(record)
@@ -83,7 +97,7 @@ def decisions(run: FinishedRun) -> list[Decisions]:
             )
             for record in records
         )
-        headings = ["Weight", *headings, *(["Findings"] if flagged else [])]
+        headings = ["Weight", *headings, *(heading for heading, _ in extra)]
         found.append(Decisions(arm, tuple(headings), rounds))
     return found
 
@@ -132,7 +146,7 @@ def _decided(run: FinishedRun) -> dict[str, list[RoundRecord]]:
 
 def _sites(record: RoundRecord) -> Sequence[str]:
     named = {site for key, _, _ in _COLUMNS for site in _numbers(record.notes, key)}
-    return sorted({*record.sites, *named})
+    return sorted({*record.sites, *record.failed, *named})
 
 
 def _sentences(record: RoundRecord) -> list[str]:
@@ -143,6 +157,15 @@ def _sentences(record: RoundRecord) -> list[str]:
         found.append(f"Rule {notes['rule']}.")
     if _is_number(notes.get("temperature")):
         found.append(f"Temperature {notes['temperature']:.3g}.")
+    if _is_number(notes.get("noise")):
+        count = notes.get("num_server_notes")
+        on = f", on {count} notes of the task with the fewest" if _is_number(count) else ""
+        found.append(f"Noise of a difference between sites {notes['noise']:.4g}{on}.")
+    joined = _names(notes, "joined")
+    if joined:
+        loss = notes.get("soup_loss")
+        at = f", which has loss {loss:.4f}" if _is_number(loss) else ""
+        found.append(f"In the soup{at}, in the order in which they joined: {joined}.")
     guard = _verdict(notes, "guard", by_votes)
     if guard is not None:
         accepted, measured = guard
@@ -157,9 +180,11 @@ def _sentences(record: RoundRecord) -> list[str]:
         found.append(f"{sent}{measured}.")
     if _is_number(notes.get("energy_kept")):
         found.append(f"The rank holds {100 * notes['energy_kept']:.2f} % of the merge's energy.")
-    worse = notes.get("worse_than_before")
-    if isinstance(worse, list) and worse:
-        found.append(f"Worse alone than the adapter before: {', '.join(map(str, worse))}.")
+    if _is_number(notes.get("median_delta_norm")):
+        found.append(f"The median change is {notes['median_delta_norm']:.4g} long.")
+    for key, what in _NAMED:
+        if names := _names(notes, key):
+            found.append(f"{what}: {names}.")
     return found
 
 
@@ -180,10 +205,27 @@ def _verdict(notes: Mapping[str, Any], key: str, by_votes: bool) -> tuple[bool, 
     )
 
 
-def _flags(notes: Mapping[str, Any], site: str) -> str:
-    flags = notes.get("flags")
+def _findings(record: RoundRecord, site: str) -> str:
+    """The flags of a site, or why it was left out."""
+    if site in record.failed:
+        return f"left out ({record.failed[site]})"
+    flags = record.notes.get("flags")
     own = flags.get(site) if isinstance(flags, Mapping) else None
     return ", ".join(map(str, own)) if isinstance(own, list) else ""
+
+
+def _votes(record: RoundRecord, site: str) -> str:
+    """What every other site said of this one."""
+    votes = record.notes.get("votes")
+    if not isinstance(votes, Mapping):
+        return ""
+    given = {voter: _numbers(votes, voter).get(site) for voter in sorted(votes)}
+    return ", ".join(f"{voter} {vote:+.4f}" for voter, vote in given.items() if vote is not None)
+
+
+def _names(notes: Mapping[str, Any], key: str) -> str:
+    names = notes.get(key)
+    return ", ".join(map(str, names)) if isinstance(names, list) else ""
 
 
 def _numbers(notes: Mapping[str, Any], key: str) -> dict[str, float]:

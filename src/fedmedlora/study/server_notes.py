@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedmedlora.adapters.ranks import change_rank
-from fedmedlora.aggregation.strategy import NoteLosses
+from fedmedlora.aggregation.strategy import LINKS, NoteLosses
 from fedmedlora.core.seeds import numpy_rng, python_rng
 from fedmedlora.models.mixture import slopes_of_merge
 from fedmedlora.study.conditions import client_name
@@ -169,28 +169,23 @@ class ServerNotes:
             lambda model: add_gradients(model, examples, shares, batch_tokens=self._batch_tokens),
         )
 
-    def labels_of(self, site: str) -> frozenset[str] | None:
-        """The labels that the site annotates for the tasks that it trains and these notes ask for.
+    def labels_of(self, site: str, task: Task) -> frozenset[str] | None:
+        """What the site annotates for a task: labels that its answers mark, and `LINKS` with them.
 
-        None for a site that is not of this study. What nobody is asked for here tells no sites
-        apart.
+        None for a site that is not of this study.
         """
         if (known := self._clients.get(site)) is None:
             return None
-        tasks = [task for task in known.tasks if task in self._notes]
-        return frozenset(label for task in tasks for label in _labels(known, task))
+        linked = task == "relations" and known.linked
+        return frozenset(_labels(known, task)) | ({LINKS} if linked else set())
 
-    def asking(self, labels: Set[str]) -> ServerNotes | None:
-        """The same notes, asked for no other labels than these."""
-        asked = {
-            task: [self._asked(task, note, labels) for note in notes]
-            for task, notes in self._notes.items()
-        }
-        if asked == self._notes:
-            return self
-        if not any(note.examples for notes in asked.values() for note in notes):
+    def asking(self, task: Task, labels: Set[str]) -> ServerNotes | None:
+        """The notes of a task, asked for no other labels than these."""
+        notes = self._notes.get(task, [])
+        asked = [self._asked(task, note, labels) for note in notes]
+        if not any(note.examples for note in asked):
             return None
-        return self._with(asked)
+        return self if asked == notes else self._with({task: asked})
 
     def half(self, which: int) -> ServerNotes:
         """Every second note of each task."""
@@ -209,10 +204,14 @@ class ServerNotes:
 
     def _asked(self, task: Task, note: AskedNote, labels: Set[str]) -> AskedNote:
         wanted = tuple(label for label in note.labels if label in labels)
-        if wanted == note.labels:
+        giver = note.giver
+        if task == "relations" and giver.linked and LINKS not in labels:
+            giver = replace(giver, linked=False)
+        if wanted == note.labels and giver is note.giver:
             return note
+        note = replace(note, giver=giver)
         # Windows are cut by the text alone, so these are the same places.
-        encoded = self._encode(note.document, note.giver, task, wanted) if wanted else []
+        encoded = self._encode(note.document, giver, task, wanted) if wanted else []
         return replace(note, labels=wanted, examples=tuple(encoded[: len(note.examples)]))
 
     def _by_note(self, reading: Reading) -> dict[Task, NDArray[np.float64]]:

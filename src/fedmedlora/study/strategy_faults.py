@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fedmedlora.aggregation.fedmedlora_plus import FedMedLoRAPlusConfig
 from fedmedlora.aggregation.flexlora import FlexLoRAConfig
 from fedmedlora.aggregation.multi_krum import MultiKrumConfig
+from fedmedlora.aggregation.site_ranks import too_high
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +31,7 @@ def faults_of_strategies(
         own = [arm for arm in arms if arm.condition == "federated" and arm.strategy == strategy]
         if isinstance(strategy, MultiKrumConfig):
             faults += _too_few(strategy, own)
-        if isinstance(strategy, FlexLoRAConfig):
+        if isinstance(strategy, FlexLoRAConfig | FedMedLoRAPlusConfig):
             faults += _wrong_ranks(strategy, own, rank)
     return faults
 
@@ -42,16 +44,18 @@ def _too_few(strategy: MultiKrumConfig, arms: Sequence[Arm]) -> list[str]:
     return [f"arm {smallest.name}: {krum.too_few(len(smallest.sites))}"]
 
 
-def _wrong_ranks(strategy: FlexLoRAConfig, arms: Sequence[Arm], rank: int | None) -> list[str]:
-    flexlora = strategy.build()
+def _wrong_ranks(
+    strategy: FlexLoRAConfig | FedMedLoRAPlusConfig, arms: Sequence[Arm], rank: int | None
+) -> list[str]:
     sites = sorted({site for arm in arms for site in arm.sites})
     faults = [
-        f"flexlora: ranks: {site!r} is not a training site; expected some of {', '.join(sites)}."
+        f"{strategy.name}: ranks: {site!r} is not a training site; "
+        f"expected some of {', '.join(sites)}."
         for site in strategy.ranks
         if site not in sites
     ]
     return faults + [
-        flexlora.too_high(site, rank)
-        for site in strategy.ranks
-        if rank is not None and site in sites and strategy.ranks[site] > rank
+        too_high(strategy.name, site, own, rank)
+        for site, own in strategy.ranks.items()
+        if rank is not None and site in sites and own > rank
     ]

@@ -60,6 +60,16 @@ DECLARED: Mapping[str, Declared] = {
     "fedmedlora-plus, cross-eval": Declared(
         FedMedLoRAPlusConfig(mode="cross-eval"), _OF_PRODUCTS | _NOT_BY_SIZE | _BY_LOSS
     ),
+    "fedmedlora-plus, mixed ranks": Declared(
+        FedMedLoRAPlusConfig(mode="gibbs-auto", ranks={"site-1": 1}),
+        _OF_PRODUCTS
+        | _NOT_BY_SIZE
+        | _BY_LOSS
+        | {
+            "one-site": "beyond the site's rank the global adapter stays",
+            "alike-sites": "a site of lower rank cannot send all of it",
+        },
+    ),
     "fedprox": Declared(FedProxConfig(), _OF_FACTORS | _UNBOUNDED),
     "fedadam": Declared(
         FedAdamConfig(),

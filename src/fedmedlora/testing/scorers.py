@@ -33,7 +33,7 @@ class ProbeScorer:
     Attributes:
         seed: Of probes and targets.
         notes: The numbers of the notes that are asked.
-        support: Labels by site, if somebody said. Labels change no loss here.
+        support: Labels by site, if somebody said, for every task. Labels change no loss here.
     """
 
     seed: int = 0
@@ -78,11 +78,11 @@ class ProbeScorer:
         outer = errors / np.sqrt(1 + errors**2) / len(self.notes)
         return {site: float(outer @ self._asked(slopes[site])) for site in adapters}
 
-    def labels_of(self, site: str) -> frozenset[str] | None:
+    def labels_of(self, site: str, task: Task) -> frozenset[str] | None:  # noqa: ARG002
         """As `support` says."""
         return dict(self.support).get(site)
 
-    def asking(self, labels: Set[str]) -> ProbeScorer:  # noqa: ARG002  # they change nothing
+    def asking(self, task: Task, labels: Set[str]) -> ProbeScorer:  # noqa: ARG002  # no difference
         """The scorer itself."""
         return self
 
