@@ -173,6 +173,43 @@ def test_no_site_may_be_called_as_the_server_is(small: Small) -> None:
         small(f"sites.0.name={SERVER}")
 
 
+OWN = 'server_notes={corpora=[{name="public", corpus="dogwood-triage"}], notes_per_site=3}'
+
+
+def test_the_server_may_judge_by_a_corpus_of_its_own(
+    small: Small, run: Run, scores: Callable[[Path], Any]
+) -> None:
+    config = small(OWN, plus("reference", "gibbs-auto"), 'tasks=["entities", "relations"]')
+    found = prepare(resolve(config, SilentObserver()), SilentObserver())
+
+    assert found.server_notes is not None
+    given = found.server_notes.notes
+    assert set(given) == {"entities", "relations"}
+    assert {giver for notes in given.values() for giver, _ in notes} == {"public"}
+    assert [len(notes) for notes in given.values()] == [3, 3]
+    assert [cohort.name for cohort in found.notes.cohorts][:2] == ["alder-icu", "birch-clinic"]
+
+    path = run(config)
+
+    weighed = [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]
+    assert all(set(record["weights"]) == {"alder-icu", "birch-clinic"} for record in weighed)
+    assert scores(path)["results"]
+
+
+def test_sites_give_notes_beside_the_servers_own_only_if_they_are_named(small: Small) -> None:
+    both = OWN.replace("{corpora", '{sites=["birch-clinic"], corpora')
+    found = prepare(resolve(small(both), SilentObserver()), SilentObserver())
+    assert found.server_notes is not None
+    givers = [giver for giver, _ in found.server_notes.notes["entities"]]
+    assert set(givers) == {"birch-clinic", "public"}
+
+
+@pytest.mark.parametrize("taken", ["alder-icu", "elm-eye"])
+def test_the_servers_own_corpus_is_not_trained_or_tested_on(small: Small, taken: str) -> None:
+    with pytest.raises(ConfigError, match="judge by notes that are trained or tested on"):
+        small(OWN.replace("dogwood-triage", taken), 'cohorts=[{name="elm", corpus="elm-eye"}]')
+
+
 @pytest.fixture(scope="module")
 def both_tasks(small: Small) -> Prepared:
     config = small(

@@ -366,7 +366,7 @@ def test_all_faults_of_file_overrides_and_notes_are_told_at_once_and_nothing_is_
             "cohorts.3.name: Input should be a valid string",
             "--set nonsense: expected KEY=VALUE",
             "split: the shares add up to 1.2",
-            "name 'empty' is used for more than one site or cohort",
+            "name 'empty' is used for more than one site, cohort or corpus",
             "fedavg is listed more than once",
             f"gone: {hospitals / 'gone'}: not found",
             "site empty: has no training note with an annotated entity",

@@ -90,9 +90,11 @@ def arms_of(config: StudyConfig) -> list[Arm]:
 
 
 def _given(config: StudyConfig, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
-    """The tasks among these for which some site gives notes to the server."""
-    names = config.server_notes.sites if config.server_notes else ()
-    givers = [site for site in config.sites if not names or site.name in names]
+    """The tasks among these for which the server has notes of a site or of its own."""
+    server = config.server_notes
+    if server is None or server.corpora:
+        return tasks
+    givers = [site for site in config.sites if server.asks(site.name)]
     return tuple(task for task in tasks if any(task in config.tasks_of(site) for site in givers))
 
 

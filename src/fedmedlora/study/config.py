@@ -193,12 +193,21 @@ class ServerNotesConfig(Config):
     """Labelled notes at the server, for strategies that weigh sites by validation loss."""
 
     sites: tuple[Name, ...] = ()
-    """Training sites that give notes of their validation split with consent; empty: all."""
+    """Training sites that give notes of their validation split with consent; empty: all, or none if
+    the server has `corpora`."""
+
+    corpora: tuple[CorpusConfig, ...] = ()
+    """Corpora of the server's own, public ones for example, on which no arm is tested."""
 
     notes_per_site: PositiveInt = 4
+    """Of each site that gives some, and of each of the server's own corpora."""
 
     max_tokens: PositiveInt | None = 8192
     """Token budget of one pass over the notes."""
+
+    def asks(self, site: Name) -> bool:
+        """Whether a training site of this name gives notes."""
+        return site in self.sites if self.sites else not self.corpora
 
 
 class ArmsConfig(Config):

@@ -92,11 +92,19 @@ class _Annotated(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StudyNotes:
-    """All notes of a study. `digest` tells whether they are the same at a later time."""
+    """All notes of a study.
+
+    Attributes:
+        sites: Those of the training sites.
+        cohorts: Those that arms are tested on.
+        digest: Tells whether they are the same at a later time.
+        server: The server's own corpora, all of whose notes stand as `validation`.
+    """
 
     sites: tuple[SiteNotes, ...]
     cohorts: tuple[Cohort, ...]
     digest: str
+    server: tuple[SiteNotes, ...] = ()
 
 
 def load_notes(config: StudyConfig) -> StudyNotes:
@@ -142,10 +150,17 @@ def load_notes(config: StudyConfig) -> StudyNotes:
         if loaded is not None:
             external.append(_cohort(config, corpus.name, "external", loaded, loaded.documents))
             _hash(digest, corpus.name, loaded, relations="relations" in config.tasks)
+    server: list[SiteNotes] = []
+    for corpus in config.server_notes.corpora if config.server_notes else ():
+        loaded = _read(corpus, config.path_of(corpus), schema, faults)
+        if loaded is not None:
+            server.append(_of_server(config, corpus.name, loaded))
+            _hash(digest, corpus.name, loaded, relations="relations" in config.tasks)
     if faults:
         raise ConfigError("\n".join(faults))
     in_domain = [_cohort(config, s.name, "in-domain", s, s.test) for s in sites]
-    return StudyNotes(tuple(sites), (*in_domain, *external), digest.hexdigest())
+    cohorts = (*in_domain, *external)
+    return StudyNotes(tuple(sites), cohorts, digest.hexdigest(), tuple(server))
 
 
 def site_examples(
@@ -302,12 +317,20 @@ def _lacks(config: StudyConfig, site: SiteNotes) -> list[str]:
             "Check the corpus and split.test."
         )
     server = config.server_notes
-    if server and not site.validation and (not server.sites or site.name in server.sites):
+    if server and not site.validation and server.asks(site.name):
         faults.append(
             f"site {site.name}: has no validation note to give to the server; expected at least "
             f"one of {total} notes. Check split.validation, or name other server_notes.sites."
         )
     return faults
+
+
+def _of_server(config: StudyConfig, name: str, known: _Annotated) -> SiteNotes:
+    """A corpus of the server's own, its notes in an order drawn by seed."""
+    notes = sorted(known.documents, key=lambda document: document.id)
+    python_rng(config.seed, "server-notes", name).shuffle(notes)
+    tasks = tuple(task for task in config.tasks if task == "entities" or known.modifiers)
+    return SiteNotes(name, known.labels, (), tuple(notes), (), known.modifiers, known.linked, tasks)
 
 
 def _cohort(

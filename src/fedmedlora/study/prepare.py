@@ -228,7 +228,7 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
         data |= parts
     training = config.training
     server_notes = (
-        ServerNotes(config, config.server_notes, notes.sites, model, tags)
+        ServerNotes(config, config.server_notes, notes.sites, model, tags, notes.server)
         if config.server_notes
         else None
     )

@@ -53,9 +53,10 @@ class AskedNote:
 
 
 class ServerNotes:
-    """Labelled notes that sites gave with consent, each asked for its own site's labels only.
+    """Labelled notes, each asked only for the labels that its annotators looked for.
 
-    Notes are taken from validation splits, never from what is trained or tested on.
+    Sites gave them with consent, from validation splits and never from what is trained or tested
+    on; or they are of the server's `own` corpora.
     """
 
     def __init__(
@@ -65,8 +66,9 @@ class ServerNotes:
         sites: tuple[SiteNotes, ...],
         model: LoRAModel,
         tags: TagFormat,
+        own: tuple[SiteNotes, ...] = (),
     ) -> None:
-        givers = [s for s in sites if not settings.sites or s.name in settings.sites]
+        givers = [*(site for site in sites if settings.asks(site.name)), *own]
         self._model = model
         self._clients = {
             client: site

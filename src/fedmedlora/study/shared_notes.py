@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 def shared_notes(notes: StudyNotes) -> list[dict[str, Any]]:
     """How many pairs of notes are nearly the same, for each two corpora that have such pairs.
 
-    All notes of a site count, and those of an external cohort that it is tested on.
+    All notes of a site and of the server's own corpora count, and those of an external cohort that
+    is tested on.
     """
     corpora = [Corpus(s.name, (*s.train, *s.validation, *s.test), None) for s in notes.sites]
     external = [cohort for cohort in notes.cohorts if cohort.setting == "external"]
     corpora += [Corpus(cohort.name, cohort.documents, None) for cohort in external]
+    corpora += [Corpus(own.name, own.validation, None) for own in notes.server]
     pairs = Counter((pair.first, pair.second) for pair in near_duplicates(corpora))
     return [
         {"first": first, "second": second, "num_pairs": count}

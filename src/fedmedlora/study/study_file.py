@@ -135,7 +135,8 @@ def _shares(config: StudyConfig) -> float:
 
 def _contradictions(config: StudyConfig, doubtful: set[str]) -> list[str]:
     """What single fields cannot say. Nothing is concluded from a part that is `doubtful`."""
-    corpora = (*config.sites, *config.cohorts)
+    own = () if config.server_notes is None else config.server_notes.corpora
+    corpora = (*config.sites, *config.cohorts, *own)
     names = [corpus.name for corpus in corpora]
     faults = [
         f"name {name!r}: expected letters, digits, '.', '_' and single '-', at most 64."
@@ -145,7 +146,9 @@ def _contradictions(config: StudyConfig, doubtful: set[str]) -> list[str]:
     for taken, stands_for in ((POOL, "all sites"), (SERVER, "the server")):
         if taken in names:
             faults.append(f"name {taken!r}: stands for the notes of {stands_for}; choose another.")
-    faults += [f"name {name!r} is used for more than one site or cohort." for name in _twice(names)]
+    faults += [
+        f"name {name!r} is used for more than one site, cohort or corpus." for name in _twice(names)
+    ]
     trained = [config.path_of(site).resolve() for site in config.sites]
     tested = [config.path_of(cohort).resolve() for cohort in config.cohorts]
     faults += [
@@ -153,6 +156,13 @@ def _contradictions(config: StudyConfig, doubtful: set[str]) -> list[str]:
         "trained on at one place and tested on at another."
         for path in sorted(set(trained))
         if (trained + tested).count(path) > 1
+    ]
+    faults += [
+        f"server_notes.corpora: {corpus.name}: {str(config.path_of(corpus).resolve())!r} is also a "
+        "site's or a cohort's; the server would judge by notes that are trained or tested on. Name "
+        "another corpus, or the site in server_notes.sites."
+        for corpus in own
+        if config.path_of(corpus).resolve() in (*trained, *tested)
     ]
     base = config.model.base
     local = base.startswith((".", "/", "~")) or base.endswith(".gguf")
@@ -211,7 +221,8 @@ def _faults_of_tasks(config: StudyConfig) -> list[str]:
         for task in config.tasks
         if (name := client_name(site.name, task)) in names
     ]
-    givers = config.server_notes.sites if config.server_notes else ()
+    server = config.server_notes
+    givers = () if server is None or server.corpora else server.sites
     faults += [
         f"server_notes.sites: none of them trains {task}; expected at least one, to judge what is "
         "learned of it. Name another site, or none for all."
