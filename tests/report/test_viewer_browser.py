@@ -18,7 +18,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--window-size=1200,3000",  # arcs are drawn of what is in sight
+    # Arcs are drawn of what is in sight, once there is a frame.
+    *("--window-size=1200,3000", "--run-all-compositor-stages-before-draw"),
 )
 HACK = "<img src=x onerror=\"document.title='HACKED'\"></script><script>document.title='HACKED'"
 TEXT = f"😀 {HACK}\r\nSevere ankle pain,\rnone in the knee."
@@ -67,7 +68,7 @@ def test_the_filters_and_arcs_work_and_hostile_text_stays_text(tmp_path: Path) -
 
     profile = f"--user-data-dir={tmp_path / 'profile'}"
     shown = subprocess.run(
-        [str(CHROMIUM), *FLAGS, profile, "--virtual-time-budget=2000", "--dump-dom", page.as_uri()],
+        [str(CHROMIUM), *FLAGS, profile, "--virtual-time-budget=5000", "--dump-dom", page.as_uri()],
         capture_output=True,
         timeout=120,
         check=True,
