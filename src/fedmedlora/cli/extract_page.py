@@ -20,14 +20,12 @@ def page_writer(adapter: Path, model: str | None) -> PageWriter:
     def write(page: Path, documents: Path, settings: Mapping[str, Any]) -> None:
         facts = [
             ("Adapter", f"{adapter}, sha256 {settings['adapter']}"),
-            ("Base model", f"{model or 'the one of the adapter'}, sha256 {settings['base_model']}"),
+            ("Base model", f"{f'{model}, ' if model else ''}sha256 {settings['base_model']}"),
             ("Labels asked for", ", ".join(settings["labels"])),
             ("Lowest probability", _or_none(settings["threshold"])),
             ("Decoder, prompt", f"{settings['decoder']}, {settings['prompt']}"),
         ]
-        # Of no notes there is an empty file, which is no JSON lines for the reader.
-        is_empty = documents.stat().st_size == 0
-        write_marked_page(page, lambda: () if is_empty else JsonlReader(documents), facts)
+        write_marked_page(page, lambda: JsonlReader(documents), facts)
 
     return write
 
