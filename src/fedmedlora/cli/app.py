@@ -24,7 +24,8 @@ app.add_typer(model.app, name="model")
 app.add_typer(study.app, name="study")
 app.command(
     "extract",
-    epilog="Example: fedmedlora extract --adapter runs/demo-1a2b3c4d-001 notes/ --out predicted",
+    epilog="Example: fedmedlora extract --adapter runs/demo-1a2b3c4d-001 notes/ --out predicted. "
+    "With --to html it writes a page to look at.",
 )(extract.extract)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)

@@ -50,6 +50,14 @@ def evaluate(
             "--errors", dir_okay=False, help="Write every wrong mention to this .jsonl file."
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            dir_okay=False,
+            help="Write a page with gold and predicted notes side by side to this .html file.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score predictions against gold annotations, with 95 % intervals over documents.
@@ -57,8 +65,11 @@ def evaluate(
     A gold corpus with a card is scored on its annotated labels only.
 
     Example: fedmedlora evaluate --gold hospital-a --predicted predictions.jsonl --preset lenient
+
+    To look at every error in its note, add: --html errors.html
     """
     # Here, not above: `--help` of every command imports this file.
+    from fedmedlora.cli.evaluate_page import refuse_page_name, write_page
     from fedmedlora.cli.evaluate_tables import show_differences, show_mistakes, show_scores
     from fedmedlora.corpora.open_corpus import load_corpus
     from fedmedlora.evaluation.evaluate import evaluate_presets
@@ -70,6 +81,7 @@ def evaluate(
         raise ConfigError("--rule-linker and --against: expected one system to compare with.")
     if errors and errors in (gold, predicted, against):
         raise ConfigError("--errors: the file holds notes; expected the name of a file to write.")
+    refuse_page_name(html)
     presets = list(PRESETS.values()) if preset == ALL else [find_preset(preset)]
     gold_corpus = load_corpus(gold)
     card = gold_corpus.card
@@ -80,13 +92,14 @@ def evaluate(
         links = card.annotated_relations if card else ()
         link = links[0] if len(links) == 1 else LINK
         other = tuple(link_by_rule(document, own_schema, name=link) for document in found)
+    wanted = None if labels is None else _split(labels)
     results = evaluate_presets(
         gold_corpus.documents,
         found,
         presets,
         against=other,
         schema=own_schema,
-        labels=None if labels is None else _split(labels),
+        labels=wanted,
         annotated_relations=card.annotated_relations if card else None,
     )
     for side, documents in (("--predicted", found), ("--against", other if against else None)):
@@ -99,6 +112,10 @@ def evaluate(
     if errors:
         num_written = write_mistakes(errors, results[0].mistakes)
         typer.echo(f"{num_written} wrong mentions written to {errors}", err=True)
+    if html:
+        facts = [("Gold", str(gold)), ("Predicted", str(predicted))]
+        write_page(html, gold_corpus, found, presets, results, facts, own_schema, wanted)
+        typer.echo(f"gold and predicted notes written to {html}", err=True)
     if json and preset == ALL:
         print_json({result.preset: result.to_json() for result in results})
     elif json:

@@ -26,7 +26,8 @@ def extract(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")],
     to: Annotated[
-        Literal["jsonl", "brat", "label-studio"], typer.Option("--to", help="Format.")
+        Literal["jsonl", "brat", "label-studio", "html"],
+        typer.Option("--to", help="Format; html is a page to look at, beside documents.jsonl."),
     ] = "jsonl",
     model: Annotated[
         str | None, typer.Option("--model", help="Base model; default: the adapter's own.")
@@ -61,6 +62,7 @@ def extract(
     Work is saved chunk by chunk: after an interruption the same command with --resume goes on, and
     the result is that of an uninterrupted one. Notes are never all in memory.
     """
+    from fedmedlora.cli.extract_page import page_writer
     from fedmedlora.cli.progress import ConsoleObserver
     from fedmedlora.study.extract import ExtractionRequest, extract_to
     from fedmedlora.study.extraction_inputs import Columns
@@ -82,7 +84,11 @@ def extract(
     try:
         with ConsoleObserver() as observer:
             summary = extract_to(
-                request, observer, stdin=sys.stdin.buffer, started=lambda: begun.append(True)
+                request,
+                observer,
+                stdin=sys.stdin.buffer,
+                started=lambda: begun.append(True),
+                write_page=page_writer(adapter, model),
             )
     except BaseException:
         if begun:

@@ -15,7 +15,7 @@ from fedmedlora.corpora.formats import TARGETS
 from fedmedlora.runs import atomic
 from fedmedlora.runs.lock import exclusive
 from fedmedlora.study.extraction_inputs import Columns, NoteInputs
-from fedmedlora.study.extraction_output import make_output
+from fedmedlora.study.extraction_output import make_output, stored_as
 from fedmedlora.study.extraction_progress import (
     Progress,
     chained,
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from fedmedlora.core.document import Document
     from fedmedlora.core.records import Observer
     from fedmedlora.inference.decoders import DecoderName
-    from fedmedlora.study.extraction_output import ExtractionFormat
+    from fedmedlora.study.extraction_output import ExtractionFormat, Output
+    from fedmedlora.study.extraction_page import PageWriter
     from fedmedlora.study.trained_adapter import Trained
 
 ENTITIES, MODIFIERS, RELATIONS = "entities", "modifiers", "relations"
@@ -81,6 +82,7 @@ def extract_to(
     *,
     stdin: IO[bytes] | None = None,
     started: Callable[[], None] = lambda: None,
+    write_page: PageWriter | None = None,
 ) -> dict[str, Any]:
     """What was read and written, as plain values; the predictions are below `request.out`.
 
@@ -93,6 +95,7 @@ def extract_to(
         observer: Told of each note that is done.
         stdin: What the input `-` stands for.
         started: Called once there is something to resume.
+        write_page: Makes the page of the format `html`, which needs it.
 
     Raises:
         ConfigError: An input is missing, the adapter was not trained for entities, a label is not
@@ -114,8 +117,11 @@ def extract_to(
     if trained.modifiers and request.decoder == "generate":
         observer.message("--decoder generate marks entities only: no modifiers, no relations")
     labels, modifiers = _labels_in_order(request, trained)
+    output = make_output(request.to, request.out, write_page)
     found = find_progress(request.out, resume=request.resume)
-    inputs = NoteInputs(request.inputs, TARGETS[request.to].check, request.columns, stdin)
+    inputs = NoteInputs(
+        request.inputs, TARGETS[stored_as(request.to)].check, request.columns, stdin
+    )
     inputs.refuse_inside(request.out)
     num_notes = inputs.count()
     if num_notes is not None:
@@ -127,7 +133,7 @@ def extract_to(
     skip_finished(request.out, done, notes)
     if done.finished:
         observer.message(f"{request.out}: finished before; nothing is left to do")
-        return _summary(request, trained, done, 0, 0.0)
+        return _summary(request, trained, output, done, 0, 0.0)
     extractor, fingerprint = load_extractor(
         trained,
         observer,
@@ -151,16 +157,17 @@ def extract_to(
         left = 0 if num_notes is None else num_notes - done.num_notes
         observer.stage("extraction", left, "notes")
         before, began = done.num_notes, time.monotonic()
-        done = _write(extractor.extract_chunks(notes, labels, modifiers, observer), done, request)
+        done = _write(
+            extractor.extract_chunks(notes, labels, modifiers, observer), done, request, output
+        )
     seconds = time.monotonic() - began
-    return _summary(request, trained, done, done.num_notes - before, seconds)
+    return _summary(request, trained, output, done, done.num_notes - before, seconds)
 
 
 def _write(
-    chunks: Iterator[list[Document]], done: Progress, request: ExtractionRequest
+    chunks: Iterator[list[Document]], done: Progress, request: ExtractionRequest, output: Output
 ) -> Progress:
     """The progress at the end, after each chunk is on disk and told of."""
-    output = make_output(request.to, request.out)
     output.begin(done)
     for chunk in chunks:
         counts = Counter(done.counts)
@@ -254,13 +261,14 @@ def _labels_in_order(
 def _summary(
     request: ExtractionRequest,
     trained: Trained,
+    output: Output,
     done: Progress,
     num_new: int,
     seconds: float,
 ) -> dict[str, Any]:
     """Of all notes; time and rate are those of the notes that were done now."""
     return {
-        "written": str(make_output(request.to, request.out).path),
+        "written": str(output.path),
         "documents": done.num_notes,
         **done.counts,
         "done_before": done.num_notes - num_new,

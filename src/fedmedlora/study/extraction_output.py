@@ -12,21 +12,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from fedmedlora.core.errors import RunStoreError
+from fedmedlora.core.errors import ConfigError, RunStoreError
 from fedmedlora.corpora.brat_writer import note_files
 from fedmedlora.corpora.formats import TARGETS
 from fedmedlora.corpora.jsonl import document_line
 from fedmedlora.corpora.label_studio import task_bytes
 from fedmedlora.runs import atomic
+from fedmedlora.study.extraction_page import PageOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from fedmedlora.core.document import Document
+    from fedmedlora.corpora.formats import TargetFormat
+    from fedmedlora.study.extraction_page import PageWriter
     from fedmedlora.study.extraction_progress import Progress
 
-ExtractionFormat = Literal["jsonl", "brat", "label-studio"]
+ExtractionFormat = Literal["jsonl", "brat", "label-studio", "html"]
 
 
 class Output(Protocol):
@@ -63,12 +66,26 @@ class Output(Protocol):
         """No more documents come; the output is whole."""
 
 
-def make_output(name: ExtractionFormat, out: Path) -> Output:
-    """The output in that format below `out`."""
+def stored_as(name: ExtractionFormat) -> TargetFormat:
+    """The format that the documents are stored in; a page is made of documents as JSON lines."""
+    return "jsonl" if name == "html" else name
+
+
+def make_output(name: ExtractionFormat, out: Path, write_page: PageWriter | None = None) -> Output:
+    """The output in that format below `out`.
+
+    Raises:
+        ConfigError: A page is asked for, and nobody is there to write it.
+    """
     if name == "brat":
         return _BratFolder(out)
-    layout = _LAYOUTS[name]
-    return _OneFile(out / str(TARGETS[name].file_name), layout)
+    stored = stored_as(name)
+    documents = _OneFile(out / str(TARGETS[stored].file_name), _LAYOUTS[stored])
+    if name != "html":
+        return documents
+    if write_page is None:
+        raise ConfigError("html: no page writer was given; expected one. Pass write_page.")
+    return PageOutput(documents, write_page)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +99,7 @@ class _Layout:
     foot: bytes = b""
 
 
-_LAYOUTS: dict[ExtractionFormat, _Layout] = {
+_LAYOUTS: dict[TargetFormat, _Layout] = {
     "jsonl": _Layout(document_line),
     "label-studio": _Layout(task_bytes, b"[", b"\n", b",\n", b"\n]\n"),
 }

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from fedmedlora.adapters.files import save_adapter
+from fedmedlora.cli.extract_page import page_writer
 from fedmedlora.core.document import Document
 from fedmedlora.core.errors import ConfigError, CorpusError, RunStoreError
 from fedmedlora.core.records import SilentObserver
@@ -25,7 +26,7 @@ from fedmedlora.study.extraction_inputs import STDIN, Columns
 from fedmedlora.study.extraction_progress import PROGRESS_FILE
 from fedmedlora.testing.adapters import random_adapter
 
-FORMATS = ("jsonl", "brat", "label-studio")
+FORMATS = ("jsonl", "brat", "label-studio", "html")
 SECRET = "quobblefinch"
 RequestOf = Callable[..., ExtractionRequest]
 
@@ -35,6 +36,7 @@ class Killed(BaseException):
 
 
 def run(request: ExtractionRequest, **options: Any) -> dict[str, Any]:
+    options = {"write_page": page_writer(request.adapter, None)} | options
     return extract_to(request, SilentObserver(), **options)
 
 
@@ -122,7 +124,7 @@ def test_killed_at_any_moment_and_resumed_the_output_is_that_of_an_uninterrupted
     assert marker.num_chunks >= 5
 
     seen: set[int] = set()
-    for moment in moments(every={"jsonl": 2, "label-studio": 5, "brat": 17}[to]):
+    for moment in moments(every={"jsonl": 2, "label-studio": 5, "brat": 17, "html": 4}[to]):
         cut = request_of("cut", to=to)
         shutil.rmtree(cut.out, ignore_errors=True)
         if not killed_at(moment, lambda cut=cut: run(cut)):
