@@ -24,6 +24,7 @@ from fedmedlora.study.data import load_notes
 from fedmedlora.study.extract import ExtractionRequest, extract_to
 from fedmedlora.study.prepare import Prepared, prepare, resolve
 from fedmedlora.study.run import resume_study, start_study
+from fedmedlora.study.trained_adapter import find_adapter
 from fedmedlora.training import site as site_module
 from fedmedlora.training.batches import EncodedExample
 
@@ -413,3 +414,25 @@ def test_an_adapter_is_asked_for_what_its_own_arm_learned(extracted: Any) -> Non
         extracted("adapters/fedavg-relations/round-001")
     summary, _ = extracted("adapters/round-001")
     assert "temporal" in summary["labels"]
+
+
+def test_how_readily_tags_open_is_found_on_validation_notes_and_kept_for_extraction(
+    small: Small, run: Run
+) -> None:
+    path = run(small(BOTH, "evaluation.open_bonus=auto", "cohorts=[]"))
+
+    kept = json.loads((path / "opening.json").read_text("utf-8"))
+    assert kept.keys() == {"adapters"}
+    assert kept["adapters"].keys() == {"entities", "relations"}
+    assert all(0 <= bonus <= 4 for bonus in kept["adapters"].values())
+    assert find_adapter(path).opening == kept["adapters"]
+
+
+def test_a_bonus_that_is_set_makes_tags_open_more_readily(small: Small, run: Run) -> None:
+    def num_found(path: Path) -> int:
+        files = sorted((path / "predictions").glob("*.jsonl"))
+        return sum(len(note.entities) for file in files for note in read_jsonl(file))
+
+    plain = run(small("cohorts=[]"))
+    eager = run(small("cohorts=[]", "evaluation.open_bonus=4.0"))
+    assert num_found(eager) > num_found(plain)

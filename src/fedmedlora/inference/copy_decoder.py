@@ -14,6 +14,7 @@ import torch
 
 from fedmedlora.core.errors import ConfigError
 from fedmedlora.inference.cursors import require_copying, start_of
+from fedmedlora.inference.decision import best_of
 from fedmedlora.inference.decoder import WindowAnswer, longest_first
 from fedmedlora.inference.drafts import (
     FEW_PASSES,
@@ -63,6 +64,7 @@ class CopyDecoder:
         tags: The prompts' format.
         batch_size: Rows, that is windows side by side.
         limits: How far drafts go; by default further where a window is alone.
+        open_bonus: Of tags that open; see `Decision`.
 
     Raises:
         ConfigError: The format has no tags, or there are no rows.
@@ -80,6 +82,7 @@ class CopyDecoder:
         *,
         batch_size: int = 64,
         limits: DraftLimits | None = None,
+        open_bonus: float = 0.0,
     ) -> None:
         self._tags, self._tokenizer = require_copying(tags), base.tokenizer
         if batch_size < 1:
@@ -88,6 +91,7 @@ class CopyDecoder:
             )
         self._batch_size = batch_size
         self._limits = limits
+        self._open_bonus = open_bonus
         self._model = PackedModel(base)
         self._weight = base.output_weight
         self.num_passes = 0
@@ -116,7 +120,8 @@ class CopyDecoder:
                 num_new_tokens = 0
                 while free and queue and num_new_tokens < _MANY_TOKENS:
                     index = queue.pop()
-                    path = AnswerPath(start_of(prompts[index], self._tags, self._tokenizer))
+                    cursor = start_of(prompts[index], self._tags, self._tokenizer)
+                    path = AnswerPath(cursor, self._open_bonus)
                     pending = [*windows[index], *path.forced()]
                     num_new_tokens += len(pending)
                     rows.append(_Row(index, free.pop(0), path, pending))
@@ -172,13 +177,13 @@ def _take_over(row: _Row, guessed: Draft, logits: Sequence[Sequence[float]]) -> 
     walking = True
     for question, padded in zip(guessed.questions, logits, strict=True):
         values = padded[: len(question.candidates)]
-        row.hints.learn(question, values.index(max(values)))
+        winner = best_of(values, question.bonuses)
+        row.hints.learn(question, winner)
         if not walking:
             continue
         token = row.path.pick(values)
         follows = row.path.forced()
-        best = question.candidates[values.index(max(values))]
-        if best != question.guess:
+        if question.candidates[winner] != question.guess:
             walking = False
             row.fed += question.offset + 1
             row.pending = follows if token is None else [token, *follows]

@@ -17,9 +17,16 @@ class Decision:
     Where one choice's tokens begin another's (a note may hold our own tag strings), the shorter one
     is compared with the first token that would follow it if all were copied. Choices that are still
     equal then are a tie, and the first wins.
+
+    Args:
+        cursor: Where the decision is made.
+        choices: At least one.
+        open_bonus: What a token that can only open a tag is given beside its logit
+            (`calibration`). The log-probability stays the model's own.
     """
 
-    def __init__(self, cursor: Cursor, choices: Sequence[Choice]) -> None:
+    def __init__(self, cursor: Cursor, choices: Sequence[Choice], open_bonus: float = 0.0) -> None:
+        self._open_bonus = open_bonus
         self._paths = [
             (choice, (*choice.token_ids, cursor.copied_on(choice)))
             if _begins_another(choice, choices)
@@ -48,6 +55,17 @@ class Decision:
         return list(dict.fromkeys(path[self._depth] for _, path in self._paths))
 
     @property
+    def bonuses(self) -> list[float]:
+        """What each of `candidates` is given beside its logit."""
+        opens: dict[int, bool] = {}
+        for choice, path in self._paths:
+            token = path[self._depth]
+            opens[token] = opens.get(token, True) and choice.kind == "open"
+        # Between labels of an opening tag the model decides alone.
+        given = self._open_bonus if not all(opens.values()) else 0.0
+        return [given if opens[token] else 0.0 for token in self.candidates]
+
+    @property
     def remaining(self) -> list[Choice]:
         """The choices that are still compared, in their order."""
         return [choice for choice, _ in self._paths]
@@ -57,16 +75,17 @@ class Decision:
         return next(path[self._depth] for other, path in self._paths if other is choice)
 
     def pick(self, logits: Sequence[float]) -> int | None:
-        """The candidate with the highest logit, ties to the first; the others are given up.
+        """The candidate with the highest logit, bonus included, ties to the first; others go.
 
         None where the comparison only looked ahead, so that there is no token to feed.
 
         Args:
-            logits: One for each of `candidates`.
+            logits: One for each of `candidates`, without the bonuses.
         """
-        top = max(logits)
-        self.log_probability -= math.log(sum(math.exp(value - top) for value in logits))
-        return self.follow(self.candidates[list(logits).index(top)])
+        best = best_of(logits, self.bonuses)
+        total = sum(math.exp(value - logits[best]) for value in logits)
+        self.log_probability -= math.log(total)
+        return self.follow(self.candidates[best])
 
     def follow(self, token: int) -> int | None:
         """Keep the choices that go on with this token; returns it, or None as in `pick`."""
@@ -74,6 +93,12 @@ class Decision:
         self._depth += 1
         looked_ahead = any(self._depth > len(choice.token_ids) for choice, _ in self._paths)
         return None if looked_ahead else token
+
+
+def best_of(logits: Sequence[float], bonuses: Sequence[float]) -> int:
+    """The index of the highest sum, ties to the first."""
+    values = [logit + bonus for logit, bonus in zip(logits, bonuses, strict=True)]
+    return values.index(max(values))
 
 
 def _begins_another(choice: Choice, choices: Sequence[Choice]) -> bool:

@@ -20,6 +20,7 @@ def make_decoder(
     base: BaseModel,
     prompt_format: PromptFormat | RelationFormat,
     batch_size: int,
+    open_bonus: float = 0.0,
 ) -> Decoder:
     """The decoder of that name.
 
@@ -28,6 +29,7 @@ def make_decoder(
         base: The model, adapters merged.
         prompt_format: The prompts' format.
         batch_size: Windows decoded side by side.
+        open_bonus: Of tags that open, in constrained decoding (`calibration`).
 
     Raises:
         ConfigError: The decoder needs a format with tags, and this one has none; or it writes
@@ -38,12 +40,14 @@ def make_decoder(
             from fedmedlora.inference.copy_decoder import CopyDecoder
             from fedmedlora.inference.cursors import require_copying
 
-            return CopyDecoder(base, require_copying(prompt_format), batch_size=batch_size)
+            tags = require_copying(prompt_format)
+            return CopyDecoder(base, tags, batch_size=batch_size, open_bonus=open_bonus)
         case "step":
             from fedmedlora.inference.cursors import require_copying
             from fedmedlora.inference.step_decoder import StepDecoder
 
-            return StepDecoder(base, require_copying(prompt_format), batch_size=batch_size)
+            tags = require_copying(prompt_format)
+            return StepDecoder(base, tags, batch_size=batch_size, open_bonus=open_bonus)
         case "generate":
             from fedmedlora.inference.generate_decoder import GenerateDecoder
 

@@ -52,6 +52,7 @@ class Question:
         piece: At which piece of the source.
         num_told: How many numbers of the present tag are written.
         choices: The ways on, in the candidates' order.
+        bonuses: What each candidate is given beside its logit.
     """
 
     offset: int
@@ -61,6 +62,7 @@ class Question:
     piece: int
     num_told: int
     choices: list[Choice]
+    bonuses: list[float]
 
 
 @dataclass(slots=True)
@@ -160,6 +162,7 @@ def draft(
                 piece,
                 ahead.cursor.num_told,
                 list(choices.values()),
+                ahead.bonuses,
             )
         )
         if guess is None:

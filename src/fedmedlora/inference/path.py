@@ -20,11 +20,12 @@ class AnswerPath:
     """The state of one answer: a place in the source, and the decision that is being made there.
 
     Call `forced` for the tokens up to the next question, then `pick` with the logits of
-    `candidates`, and so on until `done`.
+    `candidates`, and so on until `done`. For `open_bonus` see `Decision`.
     """
 
-    def __init__(self, cursor: Cursor) -> None:
+    def __init__(self, cursor: Cursor, open_bonus: float = 0.0) -> None:
         self.cursor = cursor
+        self._open_bonus = open_bonus
         self._decision: Decision | None = None
 
     @property
@@ -36,6 +37,11 @@ class AnswerPath:
     def candidates(self) -> list[int]:
         """The tokens between which the model has to choose; empty where there is no question."""
         return self._decision.candidates if self._decision else []
+
+    @property
+    def bonuses(self) -> list[float]:
+        """What each of `candidates` is given beside its logit."""
+        return self._decision.bonuses if self._decision else []
 
     @property
     def choices(self) -> list[Choice]:
@@ -60,7 +66,7 @@ class AnswerPath:
                     tokens += choices[0].token_ids
                     self.cursor.take(choices[0], 0.0)
                     continue
-                self._decision = Decision(self.cursor, choices)
+                self._decision = Decision(self.cursor, choices, self._open_bonus)
             chosen = self._decision.choice
             if chosen is not None:
                 tokens += chosen.token_ids[self._decision.num_given_tokens :]
@@ -90,6 +96,6 @@ class AnswerPath:
 
     def fork(self) -> AnswerPath:
         """A second path from here; what it finds is its own."""
-        other = AnswerPath(self.cursor.fork())
+        other = AnswerPath(self.cursor.fork(), self._open_bonus)
         other._decision = copy.copy(self._decision)
         return other

@@ -45,13 +45,17 @@ class StepDecoder:
         base: The model, adapters merged.
         tags: The prompts' format.
         batch_size: Windows decoded side by side.
+        open_bonus: Of tags that open; see `Decision`.
 
     Raises:
         ConfigError: The format has no tags.
     """
 
-    def __init__(self, base: BaseModel, tags: Tags, *, batch_size: int = 64) -> None:
+    def __init__(
+        self, base: BaseModel, tags: Tags, *, batch_size: int = 64, open_bonus: float = 0.0
+    ) -> None:
         self._base, self._tags, self._batch_size = base, require_copying(tags), batch_size
+        self._open_bonus = open_bonus
 
     def decode(
         self, prompts: Sequence[Prompt], on_done: Callable[[int], None]
@@ -61,7 +65,8 @@ class StepDecoder:
         order = longest_first(prompts)
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
-            found = decode_batch(self._base, [prompts[i] for i in batch], self._tags)
+            some = [prompts[index] for index in batch]
+            found = decode_batch(self._base, some, self._tags, open_bonus=self._open_bonus)
             for index, spans in zip(batch, found, strict=True):
                 answers[index] = WindowAnswer(tuple(spans))
                 on_done(index)
@@ -73,6 +78,8 @@ def decode_batch(
     prompts: Sequence[Prompt],
     tags: Tags,
     on_token: Callable[[int], None] = lambda _: None,
+    *,
+    open_bonus: float = 0.0,
 ) -> list[list[FoundSpan]]:
     """The spans that the model tags in each prompt's source, in text order.
 
@@ -81,8 +88,10 @@ def decode_batch(
         prompts: One batch; memory grows with its longest prompt.
         tags: The prompts' format.
         on_token: Told how many rows were fed at each step.
+        open_bonus: Of tags that open; see `Decision`.
     """
-    rows = [_Row(AnswerPath(start_of(prompt, tags, base.tokenizer))) for prompt in prompts]
+    cursors = [start_of(prompt, tags, base.tokenizer) for prompt in prompts]
+    rows = [_Row(AnswerPath(cursor, open_bonus)) for cursor in cursors]
     with torch.inference_mode():
         engine = _Engine(base, [encode_prompt(prompt, base.tokenizer) for prompt in prompts])
         active = list(rows)

@@ -241,6 +241,11 @@ class EvaluationConfig(Config):
     batch_size: PositiveInt = 64
     """Windows decoded side by side."""
 
+    open_bonus: Annotated[float, Field(ge=0, le=4)] | Literal["auto"] = 0.0
+    """Log odds that a tag is given where it may open. F1 is highest where tags open below even
+    odds, and a model of few notes marks too little at 0. `auto`: for each arm and task what is best
+    on validation notes of the sites that it was trained on."""
+
     draws: PositiveInt = 10_000
     """Bootstrap draws of documents."""
 

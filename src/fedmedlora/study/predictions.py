@@ -13,6 +13,7 @@ from fedmedlora.inference.relation_extractor import RelationExtractor
 from fedmedlora.models.lora import merged
 from fedmedlora.study.compare import score_cell, score_rules_on_gold, score_tasks
 from fedmedlora.study.conditions import tested_on
+from fedmedlora.study.opening import OPENING, open_bonus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
     from fedmedlora.adapters.state import AdapterState
     from fedmedlora.core.document import Document
+    from fedmedlora.core.example import Task
     from fedmedlora.evaluation.scores import DocumentCounts
+    from fedmedlora.inference.cursors import Tags
+    from fedmedlora.inference.decoder import Decoder
     from fedmedlora.models.load import BaseModel
     from fedmedlora.runs.store import RunStore
     from fedmedlora.study.compare import Cell, TaskCell
@@ -39,7 +43,7 @@ class Predictions:
     `{arm}--{cohort}.jsonl` is end to end: the entities that the model found and, where it was
     trained for it, their modifiers and relations. `{arm}--{cohort}--gold-entities.jsonl` has the
     modifiers and relations that it finds when the gold entities are given. What is on disk is not
-    predicted again.
+    predicted again. `folder` is that of the arm's adapters in the run, empty without any.
     """
 
     def __init__(
@@ -49,12 +53,14 @@ class Predictions:
         arm: Arm,
         adapter: AdapterState | None,
         time_left: TimeLeft,
+        folder: str = "",
     ) -> None:
         self._prepared = prepared
         self._config = prepared.config
         self._store = store
         self._arm = arm
         self._adapter = adapter
+        self._folder = folder
         self._cohorts = [c for c in prepared.notes.cohorts if tested_on(arm, c, self._config)]
         self._meter = time_left.extraction(arm, self._cohorts)
 
@@ -140,11 +146,26 @@ class Predictions:
     def _extractor(self) -> Extractor:
         tags = self._prepared.tags
         return Extractor(
-            make_decoder("copy", self._base, tags, self._config.evaluation.batch_size),
+            self._decoder(tags, "entities"),
             self._base.tokenizer,
             tags,
             window_tokens=self._config.prompt.window_tokens,
         )
+
+    def _decoder(self, tags: Tags, task: Task) -> Decoder:
+        batch_size = self._config.evaluation.batch_size
+        return make_decoder("copy", self._base, tags, batch_size, self._open_bonus(task))
+
+    def _open_bonus(self, task: Task) -> float:
+        """Found once for a run, and kept for whoever uses the adapter."""
+        kept = self._store.read_json(OPENING) if self._store.has(OPENING) else {}
+        if task not in kept.get(self._folder, {}):
+            bonus = open_bonus(self._prepared, self._arm, self._adapter, task)
+            kept[self._folder] = {**kept.get(self._folder, {}), task: bonus}
+            if self._folder:
+                self._store.write_json(OPENING, kept)
+        found: float = kept[self._folder][task]
+        return found
 
     def _related(self, documents: Sequence[Document], cohort: Cohort) -> list[Document]:
         extractor = self._relation_extractor
@@ -156,7 +177,7 @@ class Predictions:
         if formatted is None:
             raise ValueError("predictions: the study has no task relations.")
         return RelationExtractor(
-            make_decoder("copy", self._base, formatted, self._config.evaluation.batch_size),
+            self._decoder(formatted, "relations"),
             self._base.tokenizer,
             formatted,
             window_tokens=self._config.prompt.window_tokens,

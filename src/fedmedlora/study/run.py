@@ -112,8 +112,7 @@ def _inputs(prepared: Prepared, store: RunStore) -> dict[str, Any]:
         if arm.strategy is not None:
             sites = prepared.relating(arm)
             asked = {label for site in sites for label in site.modifiers}
-            folder = adapters_folder(store, arm, arms).relative_to(store.path).as_posix()
-            taught[folder] = {
+            taught[_folder_name(store, arm, arms)] = {
                 "tasks": list(arm.tasks),
                 "modifiers": [m for m in default_schema().modifier_labels if m in asked],
                 "linked": any(site.linked for site in sites),
@@ -155,7 +154,9 @@ class _Run:
             place = f"arm {number} of {len(self._arms)}: {arm.name}"
             self._observer.message(place + self._time_left.phrase())
             adapter = self._train(arm)
-            tested = Predictions(prepared, self._store, arm, adapter, self._time_left)
+            tested = Predictions(
+                prepared, self._store, arm, adapter, self._time_left, self._folder(arm)
+            )
             counts |= tested.entity_counts()
             task_counts |= tested.task_counts()
             fields = {"arm": arm.name, "adapter": adapter.digest() if adapter else None}
@@ -178,6 +179,9 @@ class _Run:
         self._store.write_json(SCORES, scores)
         shutil.rmtree(self._store.file(WORK), ignore_errors=True)
         audit.append("run-finished", scores=file_sha256(self._store.file(SCORES)))
+
+    def _folder(self, arm: Arm) -> str:
+        return _folder_name(self._store, arm, self._arms) if arm.strategy else ""
 
     def _digests(self, arm: Arm) -> dict[str, str]:
         """SHA-256 of the arm's prediction files, by name."""
@@ -275,6 +279,11 @@ def adapters_folder(store: RunStore, arm: Arm, arms: list[Arm]) -> Path:
     if federated and arm.name == federated[0]:
         return store.file("adapters")
     return store.file(f"adapters/{arm.name}")
+
+
+def _folder_name(store: RunStore, arm: Arm, arms: list[Arm]) -> str:
+    """The same from the run's directory on."""
+    return adapters_folder(store, arm, arms).relative_to(store.path).as_posix()
 
 
 def _full_model_bytes(prepared: Prepared) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fedmedlora.adapters.files import CONFIG_FILE, WEIGHTS_FILE, load_adapter
@@ -20,11 +20,12 @@ from fedmedlora.prompts.registry import get_format
 from fedmedlora.prompts.relation_formats import get_relation_format
 from fedmedlora.runs.store import RunStore
 from fedmedlora.study.config import PromptConfig
+from fedmedlora.study.opening import OPENING
 from fedmedlora.study.run import ADAPTERS
 from fedmedlora.study.sites import INPUTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from fedmedlora.core.document import Document
@@ -38,7 +39,8 @@ class Trained:
     """An adapter folder, what the model read and ran in when it was trained, and which it was.
 
     `modifiers` are those that it was trained to mark, `linked` says whether with what they belong
-    to; none where it was not trained for relations.
+    to; none where it was not trained for relations. `opening` says by task how readily its tags
+    open, as the run found.
     """
 
     folder: Path
@@ -49,11 +51,13 @@ class Trained:
     tasks: tuple[Task, ...] = ("entities",)
     modifiers: tuple[str, ...] = ()
     linked: bool = False
+    opening: Mapping[Task, float] = field(default_factory=dict)
 
     def sha256(self) -> str:
-        """Of the adapter's weights and configuration, wherever the folder lies."""
+        """Of all that decides what it marks, wherever its folder lies."""
         files = [file_sha256(self.folder / name) for name in (WEIGHTS_FILE, CONFIG_FILE)]
-        return hashlib.sha256("".join(files).encode()).hexdigest()
+        opening = repr(sorted(self.opening.items())) if self.opening else ""
+        return hashlib.sha256(("".join(files) + opening).encode()).hexdigest()
 
 
 def find_adapter(path: Path) -> Trained:
@@ -100,6 +104,7 @@ def _of_run(store: RunStore, folder: Path) -> Trained:
         tuple(taught["tasks"]),
         tuple(taught.get("modifiers", ())),
         taught.get("linked", False),
+        store.read_json(OPENING).get(place, {}) if store.has(OPENING) else {},
     )
 
 
@@ -175,7 +180,7 @@ def load_extractor(
     tags = get_format(prompt.format)
     base = merged(base, state)
     entities = Extractor(
-        make_decoder(decoder, base, tags, batch_size),
+        make_decoder(decoder, base, tags, batch_size, trained.opening.get("entities", 0.0)),
         base.tokenizer,
         tags,
         window_tokens=prompt.window_tokens,
@@ -185,7 +190,9 @@ def load_extractor(
     if trained.modifiers and decoder != "generate":
         formatted = get_relation_format(prompt.format)
         relations = RelationExtractor(
-            make_decoder(decoder, base, formatted, batch_size),
+            make_decoder(
+                decoder, base, formatted, batch_size, trained.opening.get("relations", 0.0)
+            ),
             base.tokenizer,
             formatted,
             window_tokens=prompt.window_tokens,

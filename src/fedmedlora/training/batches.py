@@ -38,6 +38,11 @@ class EncodedExample:
     task: Task = "entities"
 
     @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """The answer and its end mark."""
+        return self.token_ids[self.num_prompt_tokens :]
+
+    @property
     def num_completion_tokens(self) -> int:
         """Supervised tokens: the answer and its end mark."""
         return len(self.token_ids) - self.num_prompt_tokens

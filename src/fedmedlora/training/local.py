@@ -14,7 +14,7 @@ from fedmedlora.core.errors import FedMedLoRAError
 from fedmedlora.models.packed_attention import allow_packed_rows
 from fedmedlora.training.batches import Batch, EncodedExample, collate, cut_rows, plan_batches
 from fedmedlora.training.checkpointing import recomputed_layers
-from fedmedlora.training.objectives import token_losses
+from fedmedlora.training.objectives import predicting_states, token_losses
 from fedmedlora.training.packed import PackedBatch, pack
 
 if TYPE_CHECKING:
@@ -276,6 +276,29 @@ def example_losses(
     by_index = dict(zip(order, parts, strict=True))
     found = (by_index[index] for index in range(len(examples)))
     return [(float(part.double().sum()), part.numel()) for part in found]
+
+
+def answer_states(
+    model: LoRAModel, examples: Sequence[EncodedExample], *, batch_tokens: int
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """By example, its index and the hidden states that predict its answer, `(tokens, hidden)`.
+
+    In an order of its own, and without gradients if the caller switched them off.
+
+    Args:
+        model: Holds the adapter.
+        examples: Each with a prompt.
+        batch_tokens: Tokens a forward pass may hold.
+    """
+    order = sorted(range(len(examples)), key=lambda index: _likeness(examples[index]))
+    packed = allow_packed_rows(model.backbone)
+    at = 0
+    for batch, some in _passes(model, [examples[i] for i in order], batch_tokens, packed=packed):
+        states = predicting_states(model.backbone, batch, batch.targets)
+        rows = batch.by_example(torch.arange(len(states), device=states.device))
+        for index, places in zip(order[at:], rows, strict=False):
+            yield index, states[places]
+        at += len(some)
 
 
 def _likeness(example: EncodedExample) -> tuple[tuple[int, ...], int]:

@@ -62,6 +62,20 @@ def _in_whole_rows(
     return functional.pad(hidden, (0, 0, 0, filling)), functional.pad(targets, (0, filling))
 
 
+def predicting_states(
+    backbone: Any, batch: Batch | PackedBatch, targets: torch.Tensor
+) -> torch.Tensor:
+    """The hidden state that predicts each target token, `(targets, hidden)`, in row order.
+
+    For arguments and errors see `token_losses`.
+    """
+    if isinstance(batch, PackedBatch):
+        states = read_packed(backbone, batch.token_ids, batch.layout)
+        return states.index_select(0, batch.layout.predecessors[targets])
+    hidden: torch.Tensor = backbone(input_ids=batch.token_ids, use_cache=False).last_hidden_state
+    return hidden[:, :-1][targets[:, 1:]]
+
+
 def token_losses(
     backbone: Any,
     output_weight: torch.Tensor,
@@ -82,12 +96,7 @@ def token_losses(
     Raises:
         ModelError: The network cannot read packed rows.
     """
-    if isinstance(batch, PackedBatch):
-        states = read_packed(backbone, batch.token_ids, batch.layout)
-        predicting = states.index_select(0, batch.layout.predecessors[targets])
-    else:
-        hidden = backbone(input_ids=batch.token_ids, use_cache=False).last_hidden_state
-        predicting = hidden[:, :-1][targets[:, 1:]]
+    predicting = predicting_states(backbone, batch, targets)
     wanted = batch.token_ids[targets]
     if torch.is_grad_enabled():
         apply: Any = _ChunkedLoss.apply

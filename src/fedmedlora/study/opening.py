@@ -1,0 +1,55 @@
+"""How readily an arm's tags open: what the study says, or what its sites' validation notes say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedmedlora.inference.calibration import Opening, best_bonus, find_openings
+from fedmedlora.study.conditions import POOL, client_name
+from fedmedlora.study.data import rendered_notes, within_tokens
+from fedmedlora.training.batches import encode_example
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fedmedlora.adapters.state import AdapterState
+    from fedmedlora.core.example import Example, Task
+    from fedmedlora.study.conditions import Arm
+    from fedmedlora.study.data import SiteNotes
+    from fedmedlora.study.prepare import Prepared
+
+OPENING = "opening.json"
+"""Of a run: by adapter folder and task, the bonus that was found for it."""
+
+
+def open_bonus(prepared: Prepared, arm: Arm, adapter: AdapterState | None, task: Task) -> float:
+    """The bonus of the arm's opening tags in this task.
+
+    `auto` looks at validation notes of the sites that the arm was trained on. A site would tell how
+    far each place is from opening and whether it should, no text; test notes are not looked at.
+    """
+    wanted = prepared.config.evaluation.open_bonus
+    if wanted != "auto":
+        return wanted
+    if adapter is None:
+        return 0.0
+    tags = prepared.tags if task == "entities" else prepared.relations
+    if tags is None:
+        raise ValueError("open_bonus: the study has no task relations.")
+    prepared.model.load(adapter)
+    found: list[Opening] = []
+    for site in prepared.notes.sites:
+        names = (POOL, site.name, client_name(site.name, task))
+        if task in site.tasks and any(name in arm.sites for name in names):
+            examples = _held_out(prepared, site, task)
+            tokens = prepared.config.training.batch_tokens
+            found += find_openings(prepared.model, examples, tags, batch_tokens=tokens)
+    return round(best_bonus(found), 3)
+
+
+def _held_out(prepared: Prepared, site: SiteNotes, task: Task) -> Sequence[Example]:
+    """The site's first validation examples within the budget of one task."""
+    config, tokenizer = prepared.config, prepared.base.tokenizer
+    examples = rendered_notes(config, site.validation, site, task, prepared.tags, tokenizer)
+    encoded = [encode_example(example, tokenizer) for example in examples]
+    return examples[: len(within_tokens(encoded, config.training.max_validation_tokens))]
