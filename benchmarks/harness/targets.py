@@ -103,6 +103,22 @@ TARGETS = {
             None,
             at_least=False,
         ),
+        Target(
+            "memory-plan",
+            "the peak memory planned for a study against what it took, worst of all settings",
+            "%",
+            10,
+            None,
+            at_least=False,
+        ),
+        Target(
+            "memory-plan-unseen",
+            "the same, worst of the settings that no constant was fitted to",
+            "%",
+            10,
+            None,
+            at_least=False,
+        ),
         Target("T15", "CPU: useful training tokens/s against a plain loop with peft", "x", 3, 5),
     )
 }

@@ -67,6 +67,7 @@ def test_check_prints_json_only_where_asked(study: Path, capsys) -> None:
         "extraction_characters",
         "seconds",
         "bytes",
+        "memory",
     }
 
 

@@ -24,6 +24,7 @@ from fedmedlora.adapters.exchange import (
 from fedmedlora.core.errors import ConfigError, FedMedLoRAError
 from fedmedlora.federation.spool import Spool
 from fedmedlora.federation.traffic import Traffic
+from fedmedlora.runs.machine_memory import release_free_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -86,6 +87,7 @@ class InProcessRuntime:
             reply = self._carried(site, request)
             if spool is not None and isinstance(reply, SiteUpdate):
                 reply = replace(reply, adapter=spool.keep(reply.adapter))
+            release_free_memory()  # or the next site trains between the holes that this one left
             yield reply
 
     def _carried(self, site: str, request: Request) -> Reply:

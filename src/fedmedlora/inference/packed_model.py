@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedmedlora.core.errors import InferenceError
+from fedmedlora.models.kernels import nearly_whole_rows, whole_rows, writes_programs
 from fedmedlora.models.lora import same_weights
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class PackedModel:
         model = same_weights(base.model)
         model.config._attn_implementation = _NAME
         self._backbone: Any = model.base_model
+        self._few_shapes = writes_programs(model)
         self._dtype, self._device = base.output_weight.dtype, base.output_weight.device
         config = model.config
         self._num_layers: int = config.num_hidden_layers
@@ -176,13 +178,20 @@ class PackedModel:
                 if bool(some.any())
             ],
         )
-        ids = torch.tensor([[token for feed in feeds for token in feed.tokens]])
-        return self._run(ids.to(self._device), positions[None].to(self._device), current)
+        tokens = [token for feed in feeds for token in feed.tokens]
+        # What stands behind the tokens is fed to no row and seen by none.
+        filling = nearly_whole_rows(len(tokens)) - len(tokens) if self._few_shapes else 0
+        ids = torch.tensor([tokens + tokens[:1] * filling])
+        positions = torch.nn.functional.pad(positions, (0, filling))
+        states = self._run(ids.to(self._device), positions[None].to(self._device), current)
+        return states[: len(tokens)]
 
     def _group(
         self, rows: torch.Tensor, firsts: torch.Tensor, starts: torch.Tensor, counts: torch.Tensor
     ) -> _Group:
         width, length = int(counts.max()), int((starts + counts).max())
+        if self._few_shapes:  # keys behind a row's own are masked
+            length = min(whole_rows(length), self._cache.length)
         # Padding repeats the last token.
         step = torch.arange(width)[None].minimum(counts[:, None] - 1)
         hidden = torch.arange(length) > (starts[:, None] + step)[..., None]
@@ -253,9 +262,10 @@ def _attention(
         return attend(query, keys, values, is_causal=True, scale=scale).transpose(1, 2), None
     layer = packed_cache.layers[module.layer_idx]
     for kept, new in ((layer.key, key), (layer.value, value)):
-        kept.view(-1, *kept.shape[2:]).index_copy_(0, packed_pass.write_at, new[0].transpose(0, 1))
+        fed = new[0, :, : len(packed_pass.write_at)].transpose(0, 1)
+        kept.view(-1, *kept.shape[2:]).index_copy_(0, packed_pass.write_at, fed)
     asking = query[0].transpose(0, 1)
-    out = value.new_empty(asking.shape[0], heads, value.shape[-1])
+    out = value.new_zeros(asking.shape[0], heads, value.shape[-1])
     for group in packed_pass.groups:
         count, length = group.num_rows, group.bias.shape[-1]
         width = len(group.take) // count

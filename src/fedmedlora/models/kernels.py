@@ -24,12 +24,29 @@ Kernel: TypeAlias = Literal["torch", "onednn"]
 # Read by oneDNN before its first product. A pass of training has about thirty shapes, which all
 # layers share; a program that was dropped is made again in half a millisecond.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-_WHOLE_ROWS = 32
+_WHOLE_ROWS, _FEW_ROWS = 32, 16
 
 
 def whole_rows(num_rows: int) -> int:
     """The number of rows that a product of this many is better given: it has few shapes."""
     return -(-num_rows // _WHOLE_ROWS) * _WHOLE_ROWS
+
+
+def nearly_whole_rows(num_rows: int) -> int:
+    """As `whole_rows`, where few rows are common and each more would cost time."""
+    if num_rows <= _FEW_ROWS:
+        return num_rows
+    step = _WHOLE_ROWS if num_rows > 2 * _WHOLE_ROWS else _WHOLE_ROWS // 4
+    return -(-num_rows // step) * step
+
+
+def writes_programs(model: nn.Module) -> bool:
+    """Whether oneDNN computes a model's products, so that each further shape takes memory."""
+    weight = next(model.parameters())
+    if weight.device.type != "cpu":
+        return False
+    by_onednn = any(isinstance(module, OneDnnLinear) for module in model.modules())
+    return by_onednn or weight.dtype == torch.bfloat16
 
 
 def onednn_available() -> bool:

@@ -212,7 +212,8 @@ def merged(base: BaseModel, adapter: AdapterState | None) -> BaseModel:
                 beside.append(name)
                 continue
             A, B = (factor.to(module.weight.device).float() for factor in (pair.A, pair.B))
-            weight = module.weight.float() + adapter.spec.scaling * (B @ A)
+            # In place: what is freed between the weights that stay would leave holes in the heap.
+            weight = (B @ A).mul_(adapter.spec.scaling).add_(module.weight)
             module.weight = torch.nn.Parameter(weight.to(module.weight.dtype), requires_grad=False)
         attach(model, beside, rank=adapter.spec.rank, scaling=adapter.spec.scaling)
         for name in beside:

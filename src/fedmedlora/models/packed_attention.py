@@ -195,6 +195,11 @@ def allow_packed_rows(backbone: Any, *, flex: bool = False) -> bool:
     return works
 
 
+def allow_untried(backbone: Any) -> None:
+    """Let a network without numbers read packed rows the plain way, as one like it has passed."""
+    backbone.config._attn_implementation = _NAME
+
+
 def _reads_packed_rows(backbone: Any) -> bool:
     embeddings = backbone.get_input_embeddings()
     device = embeddings.weight.device

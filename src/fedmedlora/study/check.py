@@ -12,6 +12,8 @@ from fedmedlora.inference.decoders import make_decoder
 from fedmedlora.models.windowing import note_windows
 from fedmedlora.runs.environment import describe_environment
 from fedmedlora.study.conditions import arms_of
+from fedmedlora.study.memory_limit import fitting_plan, refuse_weights_that_cannot_fit
+from fedmedlora.study.memory_plan import MemoryPlan
 from fedmedlora.study.plan import extraction_characters, training_tokens
 from fedmedlora.study.prepare import Prepared, prepare, resolve
 from fedmedlora.study.shared_notes import shared_notes, shared_notes_warning
@@ -31,11 +33,13 @@ def check_study(config: StudyConfig, observer: Observer) -> dict[str, Any]:
     Time is measured on a few real batches of the study's own notes.
 
     Raises:
-        ConfigError: The study has faults; carries all, one a line.
+        ConfigError: The study has faults, all of which are told, or cannot fit in memory.
         ModelError: The base model cannot be loaded.
     """
+    refuse_weights_that_cannot_fit(config)
     config = resolve(config, observer)
     prepared = prepare(config, observer)
+    memory = fitting_plan(prepared, SilentObserver())
     arms = arms_of(config)
     tokens = sum(sum(rounds) for rounds in training_tokens(prepared, arms).values())
     characters = extraction_characters(config, prepared.notes, arms)
@@ -81,9 +85,10 @@ def check_study(config: StudyConfig, observer: Observer) -> dict[str, Any]:
             "federated_in_all": 2 * payload * len(sites) * config.federation.rounds * federated,
             "disk": adapter_bytes * (trained * config.federation.rounds + 2 * len(sites)),
             "disk_free": shutil.disk_usage(Path.cwd()).free,
-            "memory": _memory_bytes(prepared),
+            "memory": memory and memory.peak,
             "memory_of_machine": describe_environment().get("memory_bytes"),
         },
+        "memory": memory and memory.to_json(),
     }
 
 
@@ -109,14 +114,18 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
         f"traffic: {size['up_and_down_per_round'] / 1e6:,.1f} MB a round, "
         f"{size['federated_in_all'] / 1e6:,.1f} MB in all federated arms",
         f"disk: {size['disk'] / 1e6:,.0f} MB of {size['disk_free'] / 1e9:,.1f} GB free",
-        f"memory: about {size['memory'] / 1e9:,.1f} GB",
+        _memory_line(plan["memory"]),
     ]
     if size["disk"] > size["disk_free"]:
         lines.append("WARNING: the disk is too small. Free some space or choose another folder.")
     lines += shared_notes_warning(plan["shared_notes"])
-    if size["memory_of_machine"] and size["memory"] > size["memory_of_machine"]:
-        lines.append("WARNING: memory is too small. Lower training.batch_tokens or the model.")
     return lines
+
+
+def _memory_line(memory: dict[str, Any] | None) -> str:
+    if memory is None:
+        return "memory: cannot be told before for this model"
+    return MemoryPlan.from_json(memory).summary
 
 
 def _minutes(seconds: float) -> str:
@@ -158,15 +167,3 @@ def _extraction_rate(prepared: Prepared) -> float:
     decoder.decode(prompts, lambda _: None)
     seconds = time.perf_counter() - started
     return max(1, sum(len(prompt.source) for prompt in prompts)) / seconds
-
-
-def _memory_bytes(prepared: Prepared) -> int:
-    """Base weights twice (one merged copy), adapter with optimiser, activations of a step."""
-    width = 2 if prepared.config.model.dtype == "bfloat16" else 4
-    weights = sum(p.numel() for p in prepared.base.model.parameters()) * width
-    shape = prepared.base.model.config
-    # Per token and layer: the inputs that backward needs of attention, norms and the MLP.
-    kept = 14 * shape.hidden_size + 4 * shape.intermediate_size
-    activations = prepared.settings.batch_tokens * shape.num_hidden_layers * kept * width
-    adapter = prepared.initial.num_parameters * 4 * 8
-    return int(2 * weights + activations + adapter + 6e8)

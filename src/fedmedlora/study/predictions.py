@@ -11,6 +11,7 @@ from fedmedlora.inference.decoders import make_decoder
 from fedmedlora.inference.extractor import Extractor
 from fedmedlora.inference.relation_extractor import RelationExtractor
 from fedmedlora.models.lora import merged
+from fedmedlora.runs.machine_memory import release_free_memory
 from fedmedlora.study.compare import score_cell, score_rules_on_gold, score_tasks
 from fedmedlora.study.conditions import tested_on
 from fedmedlora.study.opening import OPENING, open_bonus
@@ -140,7 +141,9 @@ class Predictions:
 
     @cached_property
     def _base(self) -> BaseModel:
-        return merged(self._prepared.base, self._adapter)
+        base = merged(self._prepared.base, self._adapter)
+        release_free_memory()  # what merging took for a moment
+        return base
 
     @cached_property
     def _extractor(self) -> Extractor:

@@ -18,9 +18,11 @@ from fedmedlora.federation.processes import ProcessRuntime
 from fedmedlora.federation.workers import Workers
 from fedmedlora.models.fetch import file_sha256
 from fedmedlora.runs.audit import AuditLog
+from fedmedlora.runs.machine_memory import release_free_memory
 from fedmedlora.runs.store import RunStore
 from fedmedlora.study.compare import scores_json
 from fedmedlora.study.conditions import Arm, arms_of
+from fedmedlora.study.memory_limit import fitting_plan, refuse_weights_that_cannot_fit
 from fedmedlora.study.plan import Meter, TimeLeft
 from fedmedlora.study.predictions import PREDICTIONS, Predictions, file_stem, rules_on_gold
 from fedmedlora.study.prepare import Prepared, prepare, resolve_here
@@ -55,16 +57,19 @@ def start_study(
     study are known.
 
     Raises:
-        ConfigError: The study has faults.
+        ConfigError: The study has faults, or cannot fit in memory.
         FedMedLoRAError: Something else went wrong; what was finished is kept and can be resumed.
     """
+    refuse_weights_that_cannot_fit(config)
     config, measured = resolve_here(config, observer)
     prepared = prepare(config, observer)
+    memory = fitting_plan(prepared, observer)
     store = RunStore.create(
         out,
         prepared.config.model_dump(mode="json"),
         config.name,
-        environment=measured | {"attention": prepared.attention.to_json()},
+        environment=measured
+        | {"attention": prepared.attention.to_json(), "memory_plan": memory and memory.to_json()},
     )
     started(store.path)
     with store.lock():
@@ -161,6 +166,7 @@ class _Run:
             task_counts |= tested.task_counts()
             fields = {"arm": arm.name, "adapter": adapter.digest() if adapter else None}
             audit.append("arm-finished", **fields, predictions=self._digests(arm))
+            del tested  # with its merged weights and caches, before the next arm trains
         header = {
             "version": __version__,
             "study": self._config.name,
@@ -215,6 +221,7 @@ class _Run:
             observer=_RoundWatcher(meter, self._note_round),
         )
         self._write_rounds()
+        release_free_memory()  # extraction begins where training has left no holes
         return outcome.adapter
 
     def _checkpoint(self, arm: Arm) -> Checkpoint:

@@ -112,10 +112,14 @@ class ServerNotes:
         }
 
     @property
+    def examples(self) -> list[EncodedExample]:
+        """All windows of all notes."""
+        return [e for notes in self._notes.values() for note in notes for e in note.examples]
+
+    @property
     def num_tokens(self) -> int:
         """Tokens of one pass over the notes."""
-        notes = [note for found in self._notes.values() for note in found]
-        return sum(len(example.token_ids) for note in notes for example in note.examples)
+        return sum(len(example.token_ids) for example in self.examples)
 
     def of_tasks(self, tasks: Collection[Task]) -> ServerNotes | None:
         """The notes for these tasks; None if there are none."""
@@ -217,9 +221,10 @@ class ServerNotes:
         return replace(note, labels=wanted, examples=tuple(encoded[: len(note.examples)]))
 
     def _by_note(self, reading: Reading) -> dict[Task, NDArray[np.float64]]:
-        examples = [e for notes in self._notes.values() for note in notes for e in note.examples]
         found = iter(
-            example_losses(self._model, examples, batch_tokens=self._batch_tokens, reading=reading)
+            example_losses(
+                self._model, self.examples, batch_tokens=self._batch_tokens, reading=reading
+            )
         )
         losses: dict[Task, NDArray[np.float64]] = {}
         for task, notes in self._notes.items():
