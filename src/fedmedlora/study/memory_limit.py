@@ -92,10 +92,10 @@ def refuse_what_cannot_fit(prepared: Prepared, plan: MemoryPlan) -> None:
     if plan.limit is None or plan.needed <= plan.limit:
         return
     where = "the GPU" if plan.device == "cuda" else "this machine"
-    training, extraction = plan.resident + plan.training, plan.resident + plan.extraction
+    training, extraction = plan.always + plan.training, plan.always + plan.extraction
     raise ConfigError(
         f"memory: the study needs about {gigabytes(plan.needed)} (training {gigabytes(training)}, "
-        f"extraction {gigabytes(extraction)}, of both {gigabytes(plan.resident)} for the base "
+        f"extraction {gigabytes(extraction)}, of both {gigabytes(plan.always)} for the base "
         f"model and libraries); expected at most the {gigabytes(plan.limit)} that {where} has for "
         f"it. {_advice(prepared, plan)}"
     )

@@ -82,11 +82,12 @@ class MemoryPlan:
     def needed(self) -> int:
         """The most that it will hold from now on."""
         here = max(self.extraction, self.judging, 0 if self.workers else self.training)
-        there = self.workers * (self._always + max(self.training, self.judging))
-        return self._always + here + there
+        there = self.workers * (self.always + max(self.training, self.judging))
+        return self.always + here + there
 
     @property
-    def _always(self) -> int:
+    def always(self) -> int:
+        """Held by each process all the time."""
         return self.resident + self.programs
 
     @property
@@ -126,13 +127,18 @@ class Planner:
         self._meter = PassMeter(prepared.model)
         self._device = prepared.base.device
         self._decoding = DecodingMemory(prepared)
+        self._decoded: dict[int, tuple[int, PassMemory]] = {}
+        self._trained: dict[LocalSettings, tuple[tuple[int, int], tuple[int, int]]] = {}
         self._resident, self._limit = _held(self._device)
 
     def plan(self, settings: LocalSettings, batch_size: int) -> MemoryPlan:
         """With these settings; all else is the study's."""
-        training, trained_products = self._training(settings)
-        judging, judged_products = self._judging(settings)
-        lasting, decoding = self._decoding.at_peak(batch_size)
+        if settings not in self._trained:
+            self._trained[settings] = self._training(settings), self._judging(settings)
+        (training, trained_products), (judging, judged_products) = self._trained[settings]
+        if batch_size not in self._decoded:
+            self._decoded[batch_size] = self._decoding.at_peak(batch_size)
+        lasting, decoding = self._decoded[batch_size]
         kept = _ADAPTERS_KEPT * self._prepared.initial.num_bytes if training else 0
         num_products = trained_products + judged_products
         num_products += decoding.num_products * _LENGTHS_OF_EXTRACTION
@@ -152,9 +158,10 @@ class Planner:
         """Settings that need less, those first that cost the least time, and their plans."""
         settings, batch_size = self._prepared.settings, self._config.evaluation.batch_size
         always: dict[str, object] = {}
-        fixed = (plan.resident + plan.programs) * (1 + plan.workers)
-        while plan.limit is not None and fixed + plan.extraction > plan.limit and batch_size > 1:
-            batch_size = max(1, batch_size // 2)
+        while _extraction_is_too_large(plan):
+            if batch_size == 1:
+                return
+            batch_size //= 2
             always["evaluation.batch_size"] = batch_size
             plan = self.plan(settings, batch_size)
         yield always, plan
@@ -233,6 +240,12 @@ def _held(device: torch.device) -> tuple[int, int | None]:
     free, held = free_bytes(), resident_bytes()
     unread = unread_bytes_of(".safetensors")
     return held + unread, None if free is None else held + unread + free
+
+
+def _extraction_is_too_large(plan: MemoryPlan) -> bool:
+    """Whether no change of training alone can make it fit."""
+    needed = plan.always * (1 + plan.workers) + plan.extraction
+    return plan.limit is not None and needed > plan.limit
 
 
 def _learns(strategy: StrategyConfig | None) -> bool:
