@@ -204,6 +204,26 @@ def test_sites_give_notes_beside_the_servers_own_only_if_they_are_named(small: S
     assert set(givers) == {"birch-clinic", "public"}
 
 
+def test_long_notes_are_as_many_as_short_ones_within_the_budget(small: Small) -> None:
+    """Losses are means over notes: one long note must not be all that speaks for its site."""
+    server = "server_notes={notes_per_site=3, max_tokens=MOST}"
+    split = "split={train=0.4, validation=0.4, test=0.2}"
+
+    def windows(most: int) -> dict[str, int]:
+        config = small(server.replace("MOST", str(most)), split, "training.max_tokens=400")
+        found = prepare(resolve(config, SilentObserver()), SilentObserver())
+        assert found.server_notes is not None
+        assert found.server_notes.num_tokens <= most
+        notes = found.server_notes._notes["entities"]
+        return {f"{note.giver.name}/{note.document.id}": len(note.examples) for note in notes}
+
+    everything, little = windows(100_000), windows(1_200)
+    assert len(everything) == 6
+    assert little.keys() == everything.keys()
+    assert sum(little.values()) < sum(everything.values())
+    assert all(1 <= little[note] <= everything[note] for note in little)
+
+
 @pytest.mark.parametrize("taken", ["alder-icu", "elm-eye"])
 def test_the_servers_own_corpus_is_not_trained_or_tested_on(small: Small, taken: str) -> None:
     with pytest.raises(ConfigError, match="judge by notes that are trained or tested on"):

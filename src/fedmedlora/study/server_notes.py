@@ -245,17 +245,26 @@ def _labels(site: SiteNotes, task: Task) -> tuple[str, ...]:
 def _within(
     site: SiteNotes, task: Task, num_notes: int, encode: Encoder, max_tokens: int | None
 ) -> list[AskedNote]:
-    """The site's first notes, with the windows that its share of the token budget holds."""
+    """The site's first notes, each with its first windows.
+
+    All notes have equal parts of the token budget, and what a short one leaves is for the others.
+    So a site with long notes gives as many as one with short notes, and counts as much.
+    """
     labels = _labels(site, task)
     notes = site.validation[:num_notes]
     encoded = [encode(note, site, task, labels) for note in notes]
-    kept = len(within_tokens([example for part in encoded for example in part], max_tokens))
-    found = []
-    for note, examples in zip(notes, encoded, strict=True):
-        some, kept = tuple(examples[:kept]), max(0, kept - len(examples))
-        if some:
-            found.append(AskedNote(site, note, labels, some))
-    return found
+    sizes = [sum(len(example.token_ids) for example in part) for part in encoded]
+    found: dict[int, AskedNote] = {}
+    left = max_tokens
+    for place, index in enumerate(sorted(range(len(notes)), key=lambda index: sizes[index])):
+        share = None if left is None else max(0, left) // (len(notes) - place)
+        some = tuple(within_tokens(encoded[index], share))
+        size = sum(len(example.token_ids) for example in some)
+        if not some or (left is not None and size > left and found):
+            continue
+        found[index] = AskedNote(site, notes[index], labels, some)
+        left = None if left is None else left - size
+    return [found[index] for index in sorted(found)]
 
 
 def _drawn(notes: list[AskedNote], num_notes: int, task: str, seed: int) -> list[AskedNote]:
