@@ -41,7 +41,8 @@ def _settings(dtype: str, batch_tokens: int, **training: Any) -> dict[str, Any]:
 _BF16, _F32 = "bfloat16", "float32"
 _RELATIONS = {"tasks": ["entities", "relations"]}
 _LEARNED = {
-    "strategies": [{"name": "fedmedlora-plus", "mode": "learned"}],
+    # Few steps: each takes the same memory.
+    "strategies": [{"name": "fedmedlora-plus", "mode": "learned", "tuning": {"learned_steps": 3}}],
     "server_notes": {"notes_per_site": 2, "max_tokens": 3000},
 }
 # These were looked at when the plan's constants were chosen.
