@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from benchmarks.ways.parts import Place
     from benchmarks.ways.trainers import Precision
+    from fedmedlora.core.records import RoundRecord
     from fedmedlora.models.load import BaseModel
 
 _WINDOW_TOKENS = 96  # as a study has it, like the share of windows without entities
@@ -101,7 +103,7 @@ class Simulation:
 
     def run(self, num_rounds: int, steps: int | None) -> Rounds:
         """So many rounds of `fedavg`, with so many optimiser steps at every site; none: a pass."""
-        folder = _scratch()
+        folder, clock = _scratch(), _Clock()
         with tempfile.TemporaryDirectory(dir=folder) as place, timed_parts(PARTS) as parts:
             work = Path(place) / "work"
             sites = {name: ReusingSite(site, work) for name, site in self._sites.items()}
@@ -115,13 +117,27 @@ class Simulation:
                 plan=LocalPlan(0, steps=steps),
                 seed=self._seed,
                 checkpoint=Checkpoint(Path(place) / "adapters"),
+                observer=clock,
             )
             found = tuple(
-                Round(record.elapsed_seconds, tuple(record.site_seconds.values()))
-                for record in outcome.records
+                Round(seconds, tuple(record.site_seconds.values()))
+                for seconds, record in zip(clock.seconds, outcome.records, strict=True)
             )
         num_examples = sum(len(site.data["entities"].train) for site in self._sites.values())
         return Rounds(found, dict(parts), num_examples, self._adapter.num_bytes)
+
+
+class _Clock(SilentObserver):
+    """Seconds of each round to where it is saved, which its own record cannot know."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._last = time.perf_counter()
+
+    def round_ended(self, record: RoundRecord) -> None:  # noqa: ARG002  # the observer's signature
+        now = time.perf_counter()
+        self.seconds.append(now - self._last)
+        self._last = now
 
 
 def _notes_of(
