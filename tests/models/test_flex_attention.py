@@ -183,7 +183,9 @@ def test_states_and_weight_gradients_are_those_of_a_padded_batch(
     uncompiled: None, tmp_path: Path, shape: str, case: str
 ) -> None:
     ids, row = row_of(ROWS[case])
-    backbone = network(tmp_path, shape, flex=True)
+    # In float64, as how far rounding takes two orders of one sum apart depends on the processor;
+    # the norms of transformers stay in float32.
+    backbone = network(tmp_path, shape, flex=True).double()
     wholes, firsts, at = [], [], 0
     for segment in ROWS[case]:
         prefix = list(range(at, at + segment.prefix_length))
@@ -206,9 +208,9 @@ def test_states_and_weight_gradients_are_those_of_a_padded_batch(
 
     for number, whole in enumerate(wholes):
         alone = expected[number, : len(whole)]
-        assert (states[whole] - alone).norm() <= 1e-5 * alone.norm()
+        assert (states[whole] - alone).norm() <= 1e-6 * alone.norm()
     exact = weight_gradients(backbone)
-    assert (found - exact).norm() <= 1e-5 * exact.norm()
+    assert (found - exact).norm() <= 1e-6 * exact.norm()
 
 
 def test_a_network_that_uses_it_reads_all_else_as_before(uncompiled: None, tmp_path: Path) -> None:

@@ -161,6 +161,8 @@ class Predictions:
 
     def _open_bonus(self, task: Task) -> float:
         """Found once for a run, and kept for whoever uses the adapter."""
+        if self._config.evaluation.open_bonus == 0:
+            return 0.0
         kept = self._store.read_json(OPENING) if self._store.has(OPENING) else {}
         if task not in kept.get(self._folder, {}):
             bonus = open_bonus(self._prepared, self._arm, self._adapter, task)
