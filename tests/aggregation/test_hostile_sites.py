@@ -12,7 +12,7 @@ import pytest
 from fedmedlora.adapters.codec import BF16, FP32, Codec
 from fedmedlora.adapters.exchange import LocalPlan, Reply, Request, Score, SiteScores, Train
 from fedmedlora.adapters.ranks import change_rank
-from fedmedlora.adapters.state import AdapterState, LoRAPair
+from fedmedlora.adapters.state import AdapterState
 from fedmedlora.aggregation.decision import Mode
 from fedmedlora.aggregation.fedmedlora_plus import FedMedLoRAPlus
 from fedmedlora.aggregation.geometric_median import GeometricMedian
@@ -23,7 +23,7 @@ from fedmedlora.core.errors import AggregationError
 from fedmedlora.core.records import RoundRecord
 from fedmedlora.federation.in_process import InProcessRuntime
 from fedmedlora.federation.loop import run_rounds
-from fedmedlora.testing.adapters import SHAPES, random_adapter, site_update
+from fedmedlora.testing.adapters import SHAPES, moved, random_adapter, site_update, times
 from fedmedlora.testing.scorers import ProbeScorer
 
 HONEST = ("ash", "beech", "cedar", "dogwood", "elm")
@@ -32,22 +32,6 @@ COMMON = random_adapter(100, rank=3)  # what honest sites learn, beside things o
 NUM_ROUNDS = 2
 
 Change = Callable[[AdapterState, AdapterState], AdapterState]
-
-
-def moved(adapter: AdapterState, step: AdapterState, length: float) -> AdapterState:
-    return AdapterState(
-        adapter.spec,
-        {
-            m: LoRAPair(p.A + length * step.pairs[m].A, p.B + length * step.pairs[m].B)
-            for m, p in adapter.pairs.items()
-        },
-    )
-
-
-def times(adapter: AdapterState, factor: float) -> AdapterState:
-    return AdapterState(
-        adapter.spec, {m: LoRAPair(p.A, p.B * factor) for m, p in adapter.pairs.items()}
-    )
 
 
 def dense(adapter: AdapterState) -> np.ndarray:

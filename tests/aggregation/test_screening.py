@@ -17,33 +17,16 @@ from fedmedlora.adapters.algebra import product_distance, product_norm
 from fedmedlora.adapters.exchange import SiteUpdate
 from fedmedlora.adapters.products import mean_of_products
 from fedmedlora.adapters.ranks import change_rank
-from fedmedlora.adapters.state import AdapterState, LoRAPair
+from fedmedlora.adapters.state import AdapterState
 from fedmedlora.aggregation.screening import Screening, screen, screen_products
 from fedmedlora.aggregation.strategy import AggregationContext
 from fedmedlora.core.errors import AggregationError
-from fedmedlora.testing.adapters import SHAPES, random_adapter, site_update
+from fedmedlora.testing.adapters import SHAPES, moved, random_adapter, site_update, times
 
 HONEST = ("east", "north", "south", "west")
 BEFORE = random_adapter(0, rank=3)
 CONTEXT = AggregationContext(1, BEFORE)
 ROOM = sum(map(min, SHAPES.values()))  # a rank that no mean exceeds
-
-
-def moved(adapter: AdapterState, step: AdapterState, length: float) -> AdapterState:
-    """The adapter moved so far along the step's factors, each by `length` of it."""
-    return AdapterState(
-        adapter.spec,
-        {
-            m: LoRAPair(p.A + length * step.pairs[m].A, p.B + length * step.pairs[m].B)
-            for m, p in adapter.pairs.items()
-        },
-    )
-
-
-def times(adapter: AdapterState, factor: float) -> AdapterState:
-    return AdapterState(
-        adapter.spec, {m: LoRAPair(p.A, p.B * factor) for m, p in adapter.pairs.items()}
-    )
 
 
 def flipped(step: AdapterState, length: float) -> AdapterState:

@@ -13,6 +13,8 @@ from fedmedlora.core.document import Document, Entity, Span
 from fedmedlora.core.example import Example
 from fedmedlora.inference.calibration import LEAST, MOST, Opening, best_bonus, find_openings
 from fedmedlora.inference.copy_decoder import CopyDecoder
+from fedmedlora.inference.cursor import Choice
+from fedmedlora.inference.decision import Decision
 from fedmedlora.inference.decoder import WindowAnswer
 from fedmedlora.inference.step_decoder import StepDecoder
 from fedmedlora.models.load import BaseModel
@@ -60,20 +62,36 @@ def test_verified_copying_is_the_step_decoder_with_any_bonus(
             assert sum(map(len, marks(slow))) > sum(map(len, marks(plain)))
 
 
-def test_the_probability_of_a_span_stays_the_models_own(tiny: BaseOf) -> None:
-    """The first span opens at the same place with a bonus that changes nothing before it."""
-    base, tags = tiny("llama", 1, torch.float64), get_format("compact")
-    note = Document("n", TEXTS[0])
-    prompts = [tags.prompt(note, whole(note), LABELS)]
-    (plain,) = StepDecoder(base, tags).decode(prompts, lambda _: None)
-    (given,) = StepDecoder(base, tags, open_bonus=1e-9).decode(prompts, lambda _: None)
-    assert marks([plain]) == marks([given])
-    assert [s.log_probability for s in given.spans] == pytest.approx(
-        [s.log_probability for s in plain.spans], abs=1e-9
-    )
-    everything = StepDecoder(base, tags, open_bonus=50.0).decode(prompts, lambda _: None)
-    assert all(s.log_probability <= 0 for s in everything[0].spans)
-    assert min(s.log_probability for s in everything[0].spans) < -0.5
+class Nowhere:
+    """A cursor that no look ahead is asked of."""
+
+    def copied_on(self, _choice: Choice) -> int:
+        raise AssertionError("no choice begins another")
+
+
+COPY, CLOSE = Choice("copy", "", (1,)), Choice("close", "", (2,))
+DRUG, TEST = Choice("open", "drug", (3, 4)), Choice("open", "test", (3, 5))
+
+
+def test_a_bonus_decides_and_the_probability_stays_the_models_own() -> None:
+    decision = Decision(Nowhere(), [COPY, DRUG, TEST], open_bonus=2.5)  # type: ignore[arg-type]
+    assert decision.pick([2.0, 0.0]) == 3
+    assert decision.log_probability == pytest.approx(-2.126928)  # log(1 / (1 + e^2))
+    assert decision.pick([0.0, 1.0]) == 5  # between labels the model decides alone
+    assert decision.log_probability == pytest.approx(-2.126928 - 0.313262)
+
+
+@pytest.mark.parametrize(("bonus", "token"), [(1.9, 1), (2.0, 1), (2.1, 3)])
+def test_a_bonus_that_only_makes_up_for_being_behind_is_a_tie_and_copying_wins(
+    bonus: float, token: int
+) -> None:
+    decision = Decision(Nowhere(), [COPY, DRUG, TEST], open_bonus=bonus)  # type: ignore[arg-type]
+    assert decision.pick([2.0, 0.0]) == token
+
+
+def test_no_bonus_is_given_to_an_end() -> None:
+    decision = Decision(Nowhere(), [COPY, CLOSE, DRUG], open_bonus=1.0)  # type: ignore[arg-type]
+    assert decision.bonuses == [0.0, 0.0, 1.0]
 
 
 def model_of(base: BaseModel) -> LoRAModel:
@@ -130,7 +148,7 @@ def test_a_model_that_marks_just_what_is_gold_needs_no_bonus(tiny: BaseOf, seed:
 
 def f1_at(openings: Sequence[Opening], bonus: float) -> float:
     """Counted as a decoder opens: where the bonus more than makes up for being behind."""
-    opened = [o for o in openings if o.behind < bonus or (bonus == 0 and o.behind < 0)]
+    opened = [o for o in openings if o.behind < bonus]
     right = sum(o.opens and o.right for o in opened)
     total = len(opened) + sum(o.opens for o in openings)
     return 2 * right / total if total else 0.0

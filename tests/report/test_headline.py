@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,27 @@ def test_the_summary_names_score_interval_and_differences(make_run: MakeRun, sco
         "That is 40.2 points above zero-shot (35.0 to 45.0) and 3.8 points below centralized "
         "(−9.0 to 1.0: includes 0, so no clear difference)."  # noqa: RUF001
     )
+
+
+@pytest.mark.parametrize(
+    ("bonus", "told_of"),
+    [
+        (0.0, ""),
+        (1.5, "Tags of all arms open more readily than the models say, by 1.5 in log odds."),
+        (
+            "auto",
+            "How readily the tags of a trained arm open was found on validation notes of its own "
+            "sites; zero-shot looked at no labelled note.",
+        ),
+    ],
+)
+def test_labelled_notes_that_decide_how_readily_tags_open_are_told(
+    make_run: MakeRun, scores: Any, bonus: Any, told_of: str
+) -> None:
+    run = read_finished_run(make_run(scores))
+    config = {**run.config, "evaluation": {"open_bonus": bonus}}
+    found = headline(replace(run, config=config))
+    assert [line for line in found if "readily" in line] == ([told_of] if told_of else [])
 
 
 def test_picking_the_highest_of_several_arms_is_said(make_run: MakeRun, scores: Any) -> None:

@@ -436,3 +436,22 @@ def test_a_bonus_that_is_set_makes_tags_open_more_readily(small: Small, run: Run
     plain = run(small("cohorts=[]"))
     eager = run(small("cohorts=[]", "evaluation.open_bonus=4.0"))
     assert num_found(eager) > num_found(plain)
+
+
+def test_extract_marks_what_the_run_marked_with_the_bonus_that_the_run_kept(
+    small: Small, run: Run, tmp_path: Path
+) -> None:
+    path = run(small("cohorts=[]", "evaluation.open_bonus=4.0"))
+    of_run = path / "predictions" / "fedavg--alder-icu.jsonl"
+    request = ExtractionRequest((of_run,), path, tmp_path / "out")
+
+    extract_to(request, SilentObserver())
+
+    def marks(file: Path) -> list[list[tuple[str, int, int]]]:
+        return [[(e.label, e.start, e.end) for e in note.entities] for note in read_jsonl(file)]
+
+    assert any(marks(of_run))
+    assert marks(tmp_path / "out" / "documents.jsonl") == marks(of_run)
+    (path / "opening.json").unlink()
+    extract_to(ExtractionRequest((of_run,), path, tmp_path / "plain"), SilentObserver())
+    assert marks(tmp_path / "plain" / "documents.jsonl") != marks(of_run)

@@ -23,11 +23,16 @@ def page_writer(adapter: Path, model: str | None) -> PageWriter:
             ("Base model", f"{f'{model}, ' if model else ''}sha256 {settings['base_model']}"),
             ("Labels asked for", ", ".join(settings["labels"])),
             ("Lowest probability", _or_none(settings["threshold"])),
+            ("Bonus of tags that open", _bonuses(settings["open_bonus"])),
             ("Decoder, prompt", f"{settings['decoder']}, {settings['prompt']}"),
         ]
         write_marked_page(page, lambda: JsonlReader(documents), facts)
 
     return write
+
+
+def _bonuses(by_task: Mapping[str, float]) -> str:
+    return ", ".join(f"{task} {bonus:g}" for task, bonus in by_task.items()) or "none"
 
 
 def _or_none(threshold: float | None) -> str:

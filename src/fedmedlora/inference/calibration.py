@@ -1,7 +1,7 @@
 """How readily a tag should open: one number, taken from notes that nobody trains or tests on.
 
 A model that was trained by likelihood opens a tag where that is more likely than copying on. But F1
-is highest at a lower threshold, of half the F1 that can be reached (Lipton, Elkan and Naryanaswamy,
+is highest at a lower threshold, of half the F1 that can be reached (Lipton, Elkan, Narayanaswamy,
 "Optimal Thresholding of Classifiers to Maximize F1 Measure", 2014), so a model that is unsure, as
 one of few notes is, marks far too little. The bonus that opening is given is found in one pass over
 gold answers: at each place where a tag may open, by how much copying is ahead, whether a tag opens

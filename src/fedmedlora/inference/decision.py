@@ -57,6 +57,8 @@ class Decision:
     @property
     def bonuses(self) -> list[float]:
         """What each of `candidates` is given beside its logit."""
+        if not self._open_bonus:  # asked at every choice of every draft
+            return [0.0] * len(self.candidates)
         opens: dict[int, bool] = {}
         for choice, path in self._paths:
             token = path[self._depth]

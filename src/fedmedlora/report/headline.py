@@ -39,7 +39,7 @@ def headline(run: FinishedRun) -> list[str]:
         for setting in settings_of(scores)
         for told in (_what_came_out, _what_was_linked)
     ]
-    return [_what_was_done(run), *filter(None, found), *_what_was_given(run)]
+    return [_what_was_done(run), *filter(None, found), *_what_was_given(run), *_how_tags_open(run)]
 
 
 def _what_was_given(run: FinishedRun) -> list[str]:
@@ -56,6 +56,23 @@ def _what_was_given(run: FinishedRun) -> list[str]:
     return [
         f"To weigh the sites, {listed(weighing)} used labelled validation notes at the server, "
         f"{others}."
+    ]
+
+
+def _how_tags_open(run: FinishedRun) -> list[str]:
+    """What was found on labelled notes beside the training, and by which arms."""
+    bonus = (run.config.get("evaluation") or {}).get("open_bonus", 0)
+    if not bonus:
+        return []
+    if bonus != "auto":
+        return [
+            f"Tags of all arms open more readily than the models say, by {bonus:g} in log odds."
+        ]
+    untrained = [arm.name for arm in run.scores.arms if arm.condition == "zero-shot"]
+    others = f"; {listed(untrained)} looked at no labelled note" if untrained else ""
+    return [
+        "How readily the tags of a trained arm open was found on validation notes of its own "
+        f"sites{others}."
     ]
 
 

@@ -230,6 +230,7 @@ def _settings(
         "labels": list(labels),
         "decoder": request.decoder,
         "threshold": request.threshold,
+        "open_bonus": dict(trained.opening),
         "prompt": trained.prompt.format,
         "window_tokens": trained.prompt.window_tokens,
         "dtype": trained.dtype,

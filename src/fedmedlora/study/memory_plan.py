@@ -196,7 +196,7 @@ class Planner:
             for data in tasks.values()
             for example in data.validation
         ]
-        tokens = settings.micro_batch_tokens or settings.batch_tokens
+        tokens = settings.reading_tokens
         some = self._meter.largest_reading(held_out, tokens)
         read = self._meter.reading(some)
         found = self._with_holes(read)
@@ -215,9 +215,8 @@ class Planner:
         data, rounds = self._prepared.data, range(1, self._config.federation.rounds + 1)
         longest: list[list[EncodedExample]] = []
         lengths: set[int] = set()
-        for client, tasks in {
-            part for arm in arms_of(self._config) for part in arm.client_tasks.items()
-        }:
+        parts = (part for arm in arms_of(self._config) for part in arm.client_tasks.items())
+        for client, tasks in dict.fromkeys(parts):
             examples = [example for task in tasks for example in data[client][task].train]
             seeds = [derive_seed(self._config.seed, "site", client, number) for number in rounds]
             longest.append(self._meter.largest_pass(examples, settings, seeds))

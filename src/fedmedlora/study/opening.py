@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from fedmedlora.inference.calibration import Opening, best_bonus, find_openings
 from fedmedlora.study.conditions import POOL, client_name
-from fedmedlora.study.data import rendered_notes, within_tokens
-from fedmedlora.training.batches import encode_example
+from fedmedlora.study.data import rendered_notes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,14 +41,13 @@ def open_bonus(prepared: Prepared, arm: Arm, adapter: AdapterState | None, task:
         names = (POOL, site.name, client_name(site.name, task))
         if task in site.tasks and any(name in arm.sites for name in names):
             examples = _held_out(prepared, site, task)
-            tokens = prepared.config.training.batch_tokens
+            tokens = prepared.settings.reading_tokens
             found += find_openings(prepared.model, examples, tags, batch_tokens=tokens)
     return round(best_bonus(found), 3)
 
 
 def _held_out(prepared: Prepared, site: SiteNotes, task: Task) -> Sequence[Example]:
-    """The site's first validation examples within the budget of one task."""
+    """The site's validation examples, those that it judges adapters by, not encoded."""
     config, tokenizer = prepared.config, prepared.base.tokenizer
     examples = rendered_notes(config, site.validation, site, task, prepared.tags, tokenizer)
-    encoded = [encode_example(example, tokenizer) for example in examples]
-    return examples[: len(within_tokens(encoded, config.training.max_validation_tokens))]
+    return examples[: len(prepared.data[site.name][task].validation)]

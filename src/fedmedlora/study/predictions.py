@@ -166,6 +166,7 @@ class Predictions:
         kept = self._store.read_json(OPENING) if self._store.has(OPENING) else {}
         if task not in kept.get(self._folder, {}):
             bonus = open_bonus(self._prepared, self._arm, self._adapter, task)
+            self._meter.message(f"{self._arm.name}: {task}: tags open with a bonus of {bonus:g}")
             kept[self._folder] = {**kept.get(self._folder, {}), task: bonus}
             if self._folder:
                 self._store.write_json(OPENING, kept)

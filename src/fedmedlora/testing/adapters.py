@@ -59,6 +59,24 @@ def random_adapter(
     )
 
 
+def moved(adapter: AdapterState, step: AdapterState, length: float) -> AdapterState:
+    """The adapter moved so far along the step's factors, each by `length` of it."""
+    return AdapterState(
+        adapter.spec,
+        {
+            m: LoRAPair(p.A + length * step.pairs[m].A, p.B + length * step.pairs[m].B)
+            for m, p in adapter.pairs.items()
+        },
+    )
+
+
+def times(adapter: AdapterState, factor: float) -> AdapterState:
+    """The adapter with a product that is so many times as large."""
+    return AdapterState(
+        adapter.spec, {m: LoRAPair(p.A, p.B * factor) for m, p in adapter.pairs.items()}
+    )
+
+
 def site_update(
     site: str,
     adapter: AdapterState,

@@ -57,6 +57,11 @@ class LocalSettings:
     recompute_layers: bool = False
     relation_share: float | None = 0.5
 
+    @property
+    def reading_tokens(self) -> int:
+        """Tokens of a pass that takes losses or states and trains nothing."""
+        return self.micro_batch_tokens or self.batch_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class LocalResult:

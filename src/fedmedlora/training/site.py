@@ -154,11 +154,8 @@ class LocalSite:
         if not examples:
             return None, None
         self._model.load(adapter)
-        found = example_losses(
-            self._model,
-            examples,
-            batch_tokens=self._settings.micro_batch_tokens or self._settings.batch_tokens,
-        )
+        tokens = self._settings.reading_tokens
+        found = example_losses(self._model, examples, batch_tokens=tokens)
         means = [total / count for total, count in found]
         spread = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else 0.0
         return sum(total for total, _ in found) / sum(count for _, count in found), spread
