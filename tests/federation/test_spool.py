@@ -121,7 +121,7 @@ def test_a_fold_holds_few_pairs_at_a_time_however_many_sites_there_are(
     strategy.aggregate(updates, AggregationContext(1, random_adapter(0), scorer=FirstNumber()))
 
     assert len(alive) > len(SITES) * len(SHAPES)
-    assert max(alive) <= most < 2 * len(SITES) * len(SHAPES) / 2
+    assert max(alive) <= most < len(SITES) * len(SHAPES)
 
 
 @every_strategy

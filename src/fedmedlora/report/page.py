@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import fedmedlora
@@ -16,6 +15,7 @@ from fedmedlora.report.finished_run import FinishedRun, read_finished_run
 from fedmedlora.report.headline import SETTING_TITLES, headline
 from fedmedlora.report.relation_tables import relations_view
 from fedmedlora.report.results_files import results_csv, results_json
+from fedmedlora.report.template_environment import template_environment
 from fedmedlora.runs.atomic import write_file
 
 if TYPE_CHECKING:
@@ -61,13 +61,7 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
 
 def render_page(runs: Sequence[FinishedRun]) -> str:
     """The page of one run, or of several with a comparison on top."""
-    environment = Environment(
-        loader=PackageLoader("fedmedlora.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment()
     environment.filters.update(
         points=wording.points,
         signed_points=wording.signed_points,

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import fedmedlora
@@ -24,6 +23,7 @@ from fedmedlora.evaluation.counting import scored_labels
 from fedmedlora.evaluation.labels import choose_labels
 from fedmedlora.evaluation.link_mistakes import find_link_mistakes
 from fedmedlora.evaluation.mistakes import mistake_table
+from fedmedlora.report.template_environment import template_environment
 from fedmedlora.report.viewer_errors import KIND_TITLES
 from fedmedlora.report.viewer_marks import escaped
 from fedmedlora.report.viewer_notes import Wrong, judged_view, note_view
@@ -151,13 +151,7 @@ def _by_document(mistakes: Iterable[Any]) -> defaultdict[str, list[Any]]:
 
 
 def _write(path: Path, notes: Iterable[NoteView], facts: Facts, **more: Any) -> None:
-    environment = Environment(
-        loader=PackageLoader("fedmedlora.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment()
     environment.filters.update(counted=counted, kind=lambda kind: KIND_TITLES[kind], text=escaped)
     style, script = _source("viewer.css"), _source("viewer.js")
     scored: dict[str, Any] = {"presets": [], "kinds": [], "num_with_errors": 0, "mistakes": []}
