@@ -125,7 +125,7 @@ def test_positions_and_predecessors_continue_the_prefix() -> None:
 def test_sequences_of_very_different_length_are_not_padded_to_one_width() -> None:
     groups = lay_out([Segment(5, (100, 3, 90, 4, 3))]).groups
 
-    assert [(group.size, group.width) for group in groups] == [(1, 16), (2, 112), (3, 16)]
+    assert [(group.size, group.width) for group in groups] == [(1, 32), (2, 128), (3, 32)]
 
 
 def plain_network(folder: Path, shape: Shape, seed: int = 0) -> Any:

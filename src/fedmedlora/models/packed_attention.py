@@ -31,7 +31,7 @@ _FLEX_NAME = "fedmedlora_shared_prefix_flex"
 # Sequences are attended together, padded, down to this share of the longest one's length.
 _SIMILAR = 0.7
 # Groups have few widths, as oneDNN keeps memory for every new shape of a product (`kernels`).
-_WHOLE_WIDTH = 16
+_WHOLE_WIDTH = 32
 # What a model may ask of its attention that is not done here.
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux")
 # Rounding errors of bfloat16 are a tenth of it; a token that sees too much or too little, far more.
