@@ -64,6 +64,26 @@ def test_a_log_file_gets_percent_and_time_left_every_twenty_seconds(
     ]
 
 
+def test_what_was_found_done_makes_neither_speed_nor_time_left_look_better(
+    clock: Clock, shown: Err
+) -> None:
+    with ConsoleObserver() as observer:
+        observer.stage("fedavg: training", 1000, "tokens")
+        clock.now += 21
+        observer.advance(400, worked=False)
+        clock.now += 79
+        observer.advance(200, loss=1.25)
+        clock.now += 200
+        observer.advance(400, loss=1.25)
+
+    assert shown().splitlines() == [
+        "  fedavg: training: 40%",
+        "  fedavg: training: 60%, 3 min 20 s left (2.0 tokens/s)  loss 1.250",
+        "  fedavg: training: 100%, 0 s left (2.0 tokens/s)  loss 1.250",
+        "  fedavg: training: 1,000 tokens, 400 of them done before, in 5 min 00 s (2.0 tokens/s)",
+    ]
+
+
 def test_a_log_file_gets_no_control_characters_and_no_broken_lines(
     clock: Clock, shown: Err
 ) -> None:

@@ -170,12 +170,15 @@ class Told(SilentObserver):
 
     stages: list[tuple[str, float, str]] = field(default_factory=list)
     advanced: list[float] = field(default_factory=list)
+    found_done: list[float] = field(default_factory=list)
 
     def stage(self, title: str, total: float, unit: str) -> None:
         self.stages.append((title, total, unit))
 
-    def advance(self, amount: float, **figures: float) -> None:
+    def advance(self, amount: float, *, worked: bool = True, **figures: float) -> None:
         self.advanced.append(amount)
+        if not worked:
+            self.found_done.append(amount)
 
 
 @pytest.fixture
@@ -227,6 +230,7 @@ def test_work_that_was_done_before_counts_neither_as_left_nor_as_fast(clock: Clo
 
     assert left.phrase() == f", about {round((280 + 635) / 60)} min left"
     assert told.advanced == [140, 280, 6, 140]
+    assert told.found_done == [140, 140]
 
 
 def test_waiting_between_two_stages_is_no_work(clock: Clock) -> None:

@@ -46,7 +46,8 @@ class ConsoleObserver:
             disable=not self._console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._title, self._total, self._unit, self._done = "", 0.0, "", 0.0
+        self._title, self._total, self._unit = "", 0.0, ""
+        self._done = self._worked = 0.0
         self._started = self._said = time.monotonic()
 
     def __enter__(self) -> ConsoleObserver:
@@ -65,32 +66,43 @@ class ConsoleObserver:
     def stage(self, title: str, total: float, unit: str) -> None:
         """A stage starts; the one before is closed with a line. A total of 0 is an unknown one."""
         self._end_stage()
-        self._title, self._total, self._unit, self._done = title, total, unit, 0.0
+        self._title, self._total, self._unit = title, total, unit
+        self._done = self._worked = 0.0
         self._started = self._said = time.monotonic()
         self._task = self._bar.add_task(
             title, total=round(total) or None, unit=unit, rate="", figures=""
         )
 
-    def advance(self, amount: float, **figures: float) -> None:
+    def advance(self, amount: float, *, worked: bool = True, **figures: float) -> None:
         """More is done."""
         if self._task is None:
             return
         self._done += amount
+        self._worked += amount if worked else 0.0
         shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
         now = time.monotonic()
         seconds = now - self._started
-        rate = f"({self._done / seconds:,.1f} {self._unit}/s)" if seconds >= 1 else ""
+        rate = self._rate(seconds)
         self._bar.update(self._task, completed=round(self._done), rate=rate, figures=shown)
         if not self._console.is_terminal and now - self._said >= SECONDS_BETWEEN_LINES:
             self._said = now
-            self._say(f"  {self._title}: {self._state(seconds)} {rate}  {shown}".rstrip())
+            state = " ".join(filter(None, [self._state(seconds), rate]))
+            self._say(f"  {self._title}: {state}  {shown}".rstrip())
 
     def _state(self, seconds: float) -> str:
         if not self._total:
             return f"{self._done:,.0f} {self._unit}"
-        share = self._done / self._total
-        left = seconds * (1 - share) / share if share > 0 else 0.0
-        return f"{min(1.0, share):.0%}, {_span(left)} left"
+        share = f"{min(1.0, self._done / self._total):.0%}"
+        if not self._worked:
+            return share
+        left = max(0.0, self._total - self._done) * seconds / self._worked
+        return f"{share}, {_span(left)} left"
+
+    def _rate(self, seconds: float) -> str:
+        """Of what was worked for; nothing as long as there is nothing to tell it by."""
+        if seconds < 1 or not self._worked:
+            return ""
+        return f"({self._worked / seconds:,.1f} {self._unit}/s)"
 
     def message(self, text: str) -> None:
         """A line, after that of a stage that is complete."""
@@ -115,11 +127,10 @@ class ConsoleObserver:
         self._bar.remove_task(self._task)
         self._task = None
         seconds = time.monotonic() - self._started
-        rate = self._done / seconds if seconds > 0 else 0.0
-        self._say(
-            f"  {self._title}: {self._done:,.0f} {self._unit} in {_span(seconds)}"
-            + (f" ({rate:,.1f} {self._unit}/s)" if seconds >= 1 else "")
-        )
+        found = self._done - self._worked
+        known = f", {found:,.0f} of them done before," if found else ""
+        line = f"  {self._title}: {self._done:,.0f} {self._unit}{known} in {_span(seconds)}"
+        self._say(f"{line} {self._rate(seconds)}".rstrip())
 
 
 def _span(seconds: float) -> str:

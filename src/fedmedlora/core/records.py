@@ -69,8 +69,11 @@ class Observer(Protocol):
     def stage(self, title: str, total: float, unit: str) -> None:
         """A stage starts that will take `total` units; it replaces the stage before."""
 
-    def advance(self, amount: float, **figures: float) -> None:
-        """`amount` more units are done; `figures` are shown beside the bar (loss, notes/s)."""
+    def advance(self, amount: float, *, worked: bool = True, **figures: float) -> None:
+        """`amount` more units are done; `figures` are shown beside the bar (loss, notes/s).
+
+        What was found done, not `worked` for, says nothing about the speed.
+        """
 
     def message(self, text: str) -> None:
         """Something worth a line; never note text."""
@@ -85,7 +88,7 @@ class SilentObserver:
     def stage(self, title: str, total: float, unit: str) -> None:
         """Nothing."""
 
-    def advance(self, amount: float, **figures: float) -> None:
+    def advance(self, amount: float, *, worked: bool = True, **figures: float) -> None:
         """Nothing."""
 
     def message(self, text: str) -> None:

@@ -113,19 +113,19 @@ class Meter:
     def stage(self, title: str, total: float, unit: str) -> None:
         """A stage within this one is not shown."""
 
-    def advance(self, amount: float, **figures: float) -> None:
+    def advance(self, amount: float, *, worked: bool = True, **figures: float) -> None:
         """`amount` more units are done."""
         now = time.perf_counter()
         self._parent.spend(self._kind, amount * self._scale, now - self._last)
         self._last = now
-        self._observer.advance(amount, **figures)
+        self._observer.advance(amount, worked=worked, **figures)
 
     def skip(self, amount: float, planned: float) -> None:
         """`amount` units were done before; the plan held `planned` of them as work to do."""
         if amount:
             self._last = time.perf_counter()
             self._parent.drop(self._kind, planned * self._scale)
-            self._observer.advance(amount)
+            self._observer.advance(amount, worked=False)
 
     def message(self, text: str) -> None:
         """Passed on."""

@@ -269,8 +269,8 @@ class _RoundWatcher:
     def stage(self, title: str, total: float, unit: str) -> None:
         self._observer.stage(title, total, unit)
 
-    def advance(self, amount: float, **figures: float) -> None:
-        self._observer.advance(amount, **figures)
+    def advance(self, amount: float, *, worked: bool = True, **figures: float) -> None:
+        self._observer.advance(amount, worked=worked, **figures)
 
     def message(self, text: str) -> None:
         self._observer.message(text)

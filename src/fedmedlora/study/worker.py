@@ -59,7 +59,7 @@ class _Telling(SilentObserver):
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
 
-    def advance(self, amount: float, **figures: float) -> None:
+    def advance(self, amount: float, *, worked: bool = True, **figures: float) -> None:  # noqa: ARG002
         self._tell({"advance": amount, "figures": figures})
 
     def message(self, text: str) -> None:
