@@ -41,7 +41,7 @@ class Manifest(BaseModel):
         modifiers: Labels of modifiers that it was trained to mark.
         linked: Whether it was trained to say what modifiers belong to.
         opening: By task, how readily its tags open.
-        files: SHA-256 of the folder's other files, by name.
+        files: SHA-256 of the files that the adapter is, by name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,11 +59,11 @@ class Manifest(BaseModel):
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Nothing; the folder then holds the manifest, with checksums of all that is in it."""
+    """Nothing; the folder then holds the manifest, with checksums of all that is not for people."""
     files = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != MANIFEST_FILE
+        if path.is_file() and path.name != MANIFEST_FILE and path.suffix != ".md"
     }
     whole = manifest.model_copy(update={"files": files})
     text = whole.model_dump_json(indent=2) + "\n"

@@ -214,6 +214,10 @@ class ArmsConfig(Config):
     """What the federated arms are compared with."""
 
     zero_shot: bool = True
+
+    start: bool = True
+    """The adapter that training begins from, as it is; only where the study has a `start`."""
+
     single_site: bool = True
     centralized: bool = True
 
@@ -258,6 +262,11 @@ class StudyConfig(Config):
 
     name: Name
     seed: int = 0
+
+    start: Annotated[str, Field(min_length=1)] | None = None
+    """The adapter that all training begins from instead of a fresh one: `starter`, the one that
+    comes with the package, or a run directory or an adapter folder, relative to the study file.
+    What `lora` and `prompt` leave out is then as the adapter has it."""
 
     tasks: tuple[TaskName, ...] = Field(default=("entities",), min_length=1)
     """Marking entities, and marking their modifiers with what they belong to."""

@@ -21,6 +21,7 @@ from fedmedlora.study.conditions import POOL, SERVER, client_name
 from fedmedlora.study.data import StudyNotes, load_notes, pooled, site_examples
 from fedmedlora.study.number_type import RoundingError, rounding_error
 from fedmedlora.study.server_notes import ServerNotes
+from fedmedlora.study.start import started_from, with_start
 from fedmedlora.training.local import LocalSettings
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def resolve_here(config: StudyConfig, observer: Observer) -> tuple[StudyConfig, 
     Raises:
         ConfigError: The machine has no GPU, but the study asks for one.
     """
+    config = with_start(config)
     filled: dict[str, Any] = {}
     model = config.model
     if Path(model.base).expanduser().exists() and model.base not in PRESETS:
@@ -189,7 +191,8 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
     Raises:
         ConfigError: The notes or the settings have faults; carries all.
         ModelError: The base model cannot be loaded, or not with the attention that is set.
-        AdapterMismatchError: The base model has none of the target modules.
+        AdapterMismatchError: The base model has none of the target modules, or is not the one that
+            the start was trained on.
     """
     torch.set_num_threads(config.model.threads or torch.get_num_threads())
     notes = load_notes(config)
@@ -209,14 +212,18 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
     chosen = config.model.model_copy(update={"attention": attention.name})
     config = config.model_copy(update={"model": chosen})
     tags = get_format(config.prompt.format)
-    initial = initial_adapter(
-        base,
-        rank=config.lora.rank,
-        alpha=config.lora.alpha,
-        target_modules=config.lora.target_modules or ALL_LINEAR,
-        seed=config.seed,
-    )
+    if config.start is None:
+        initial = initial_adapter(
+            base,
+            rank=config.lora.rank,
+            alpha=config.lora.alpha,
+            target_modules=config.lora.target_modules or ALL_LINEAR,
+            seed=config.seed,
+        )
+    else:
+        initial = started_from(config.start, base)
     model = LoRAModel(base, initial.spec)
+    model.load(initial)  # a start that does not fit is told of before anything is written
     data = {s.name: site_examples(config, s, tags, base.tokenizer) for s in notes.sites}
     if idle := [n for n, tasks in data.items() if not all(d.train for d in tasks.values())]:
         raise ConfigError(

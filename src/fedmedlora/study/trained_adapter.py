@@ -14,8 +14,7 @@ from fedmedlora.models.fetch import file_sha256
 from fedmedlora.runs.store import RunStore
 from fedmedlora.study.config import PromptConfig
 from fedmedlora.study.opening import OPENING
-from fedmedlora.study.run import ADAPTERS
-from fedmedlora.study.sites import INPUTS
+from fedmedlora.study.sites import ADAPTERS, INPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,7 +94,7 @@ def find_adapter(path: Path) -> Trained:
         found = _of_run(store, checkpoint.round_folder(rounds[-1]))
         return replace(found, doubt=_not_finished(store, rounds[-1], found))
     raise RunStoreError(
-        f"{path}: neither a run directory nor an adapter folder; expected {CONFIG_FILE} or "
+        f"{path}: neither a run directory nor a peft adapter folder; expected {CONFIG_FILE} or "
         "config.json in it."
     )
 
