@@ -10,6 +10,7 @@ The third command tests what was packed on the same notes; the fourth adds its s
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from string import Template
 
@@ -25,13 +26,14 @@ TASKS = {
 
 
 def main() -> None:
+    """Pack the run that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a run of starter.toml")
     parser.add_argument("--packed-run", type=Path, help="a run that tested the packed starter")
     parser.add_argument("--out", type=Path, default=STARTER_FOLDER)
     chosen = parser.parse_args()
     done = pack_adapter(chosen.run, chosen.out, card(chosen.run, chosen.packed_run))
-    print(json.dumps(done, indent=2))
+    sys.stdout.write(json.dumps(done, indent=2) + "\n")
 
 
 def card(run: Path, packed_run: Path | None) -> str:

@@ -130,7 +130,10 @@ def test_the_tags_of_the_start_open_as_validation_notes_of_all_sites_say(
     [
         ("lora.rank=4", "lora.rank: 4, but the start has 3"),
         ("lora.alpha=4", "lora.alpha: 4, but the start has 9"),
-        ("lora.target_modules=['q_proj']", "lora.target_modules: q_proj, but the start has down_proj"),
+        (
+            "lora.target_modules=['q_proj']",
+            "lora.target_modules: q_proj, but the start has down_proj",
+        ),
     ],
 )
 def test_a_shape_that_is_not_the_starts_is_a_fault(
@@ -243,8 +246,8 @@ def test_a_runs_adapter_needs_no_start_to_be_used(
 
 
 STRATEGIES = (
-    '{name="uniform"}, {name="fedmedlora-plus", mode="gibbs-auto"}, {name="fedprox"}, {name="fedadam"}, '
-    '{name="ffa-lora"}, {name="rolora"}, {name="fedsa-lora"}, {name="flexlora"}, '
+    '{name="uniform"}, {name="fedmedlora-plus", mode="gibbs-auto"}, {name="fedprox"}, '
+    '{name="fedadam"}, {name="ffa-lora"}, {name="rolora"}, {name="fedsa-lora"}, {name="flexlora"}, '
     '{name="geometric-median"}, {name="fedmedlora-plus", mode="reference"}, '
     '{name="fedmedlora-plus", mode="reference", merge="product"}'
 )
