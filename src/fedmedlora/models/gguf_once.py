@@ -25,6 +25,8 @@ def read_once() -> Iterator[None]:
     class PlainReader(gguf.GGUFReader):  # type: ignore[misc]  # gguf has no types
         """Slices of a plain array cost a fraction of those of a memory map."""
 
+        data: Any
+
         def _get(
             self, offset: int, dtype: Any, count: int = 1, override_order: Any = None
         ) -> np.ndarray[Any, Any]:
