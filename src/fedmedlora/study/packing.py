@@ -52,4 +52,5 @@ def pack_adapter(source: Path, out: Path, card: str) -> dict[str, Any]:
         "num_bytes": sum(path.stat().st_size for path in out.iterdir()),
         "num_parameters": adapter.num_parameters,
         "relative_error": product_distance(adapter, packed) / product_norm(adapter),
+        "doubt": trained.doubt,
     }
