@@ -185,7 +185,7 @@ def _what_was_linked(scores: StudyScores, setting: str, preset: str) -> str:
 
 def _named(arm: str, conditions: Mapping[str, str]) -> str:
     """The arm as it stands in a sentence."""
-    return f"{arm} as it was" if conditions.get(arm) == "start" else arm
+    return f"the {arm} as it was" if conditions.get(arm) == "start" else arm
 
 
 def _names(names: list[str]) -> str:
