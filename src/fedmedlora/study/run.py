@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +20,18 @@ from fedmedlora.federation.workers import Workers
 from fedmedlora.models.fetch import file_sha256
 from fedmedlora.runs.audit import AuditLog
 from fedmedlora.runs.machine_memory import release_free_memory
-from fedmedlora.runs.store import RunStore
+from fedmedlora.runs.store import ENVIRONMENT, RunStore
 from fedmedlora.study.compare import scores_json
 from fedmedlora.study.conditions import Arm, arms_of
+from fedmedlora.study.machine_speed import MachineSpeed
 from fedmedlora.study.memory_limit import fitting_plan, refuse_weights_that_cannot_fit
-from fedmedlora.study.plan import Meter, TimeLeft
 from fedmedlora.study.predictions import PREDICTIONS, Predictions, file_stem, rules_on_gold
 from fedmedlora.study.prepare import Prepared, prepare, resolve_here
 from fedmedlora.study.reuse import forget
+from fedmedlora.study.settled import with_paying_workers
 from fedmedlora.study.sites import INPUTS, WORK, open_site
 from fedmedlora.study.study_file import parse_study
+from fedmedlora.study.time_left import Meter, TimeLeft
 from fedmedlora.study.worker import pass_news_on, worker_commands
 
 if TYPE_CHECKING:
@@ -62,7 +65,10 @@ def start_study(
     """
     refuse_weights_that_cannot_fit(config)
     config, measured = resolve_here(config, observer)
-    prepared = prepare(config, observer)
+    speed = MachineSpeed.from_json(measured["speed"]) if "speed" in measured else None
+    prepared = with_paying_workers(prepare(config, observer), speed, observer)
+    if not prepared.config.federation.processes:
+        measured.pop("worker_threads", None)
     memory = fitting_plan(prepared, observer)
     store = RunStore.create(
         out,
@@ -138,7 +144,7 @@ class _Run:
         self._store = store
         self._observer = observer
         self._arms = arms_of(prepared.config)
-        self._time_left = TimeLeft(prepared, self._arms, observer)
+        self._time_left = TimeLeft(prepared, self._arms, observer, _speed(store))
         self._workers = Workers(worker_commands(self._config, store.path))
         # Those of a run that is resumed are there from the start: rounds.jsonl never shrinks.
         self._records = {arm.name: self._checkpoint(arm).records() for arm in self._arms}
@@ -157,6 +163,7 @@ class _Run:
         task_counts: dict[TaskCell, DocumentCounts] = {}
         for number, arm in enumerate(self._arms, start=1):
             place = f"arm {number} of {len(self._arms)}: {arm.name}"
+            self._time_left.starts(arm)
             self._observer.message(place + self._time_left.phrase())
             adapter = self._train(arm)
             tested = Predictions(
@@ -201,7 +208,7 @@ class _Run:
         federation, prepared = self._config.federation, self._prepared
         by_client = [prepared.round_tokens(*part) for part in arm.client_tasks.items()]
         total = federation.rounds * sum(by_client)
-        meter = self._time_left.training(f"{arm.name}: training", total)
+        meter = self._time_left.training(arm, total)
         num_done = len(self._records[arm.name])
         shares = self._time_left.tokens_by_round[arm.name]
         meter.skip(total * num_done / federation.rounds, sum(shares[:num_done]))
@@ -272,12 +279,24 @@ class _RoundWatcher:
     def advance(self, amount: float, *, worked: bool = True, **figures: float) -> None:
         self._observer.advance(amount, worked=worked, **figures)
 
+    def expect(self, stage_seconds: float, all_seconds: float) -> None:
+        self._observer.expect(stage_seconds, all_seconds)
+
     def message(self, text: str) -> None:
         self._observer.message(text)
 
     def round_ended(self, record: RoundRecord) -> None:
         self._note_round(record)
         self._observer.round_ended(record)
+
+
+def _speed(store: RunStore) -> MachineSpeed | None:
+    """What was measured when the run was started, for the time that is left."""
+    found = store.read_json(ENVIRONMENT).get("speed") if store.has(ENVIRONMENT) else None
+    if not found:
+        return None
+    speed = MachineSpeed.from_json(found)
+    return speed if store.config["federation"]["processes"] else replace(speed, workers=0)
 
 
 def adapters_folder(store: RunStore, arm: Arm, arms: list[Arm]) -> Path:

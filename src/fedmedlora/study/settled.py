@@ -1,0 +1,59 @@
+"""Whether worker processes pay for a study: they take memory, and not every arm can use them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fedmedlora.core.errors import FedMedLoRAError
+from fedmedlora.study.conditions import arms_of
+from fedmedlora.study.memory_plan import plan_memory
+from fedmedlora.study.plan import training_tokens
+
+if TYPE_CHECKING:
+    from fedmedlora.core.records import Observer
+    from fedmedlora.study.machine_speed import MachineSpeed
+    from fedmedlora.study.prepare import Prepared
+
+_LEAST_SECONDS = 30.0
+"""To be gained, or else starting them is not worth it."""
+
+
+def with_paying_workers(
+    prepared: Prepared, speed: MachineSpeed | None, observer: Observer
+) -> Prepared:
+    """The study with the workers that were measured to be faster, if they save time and fit.
+
+    Arms of a single site have work for one worker at a time, which has fewer threads than this
+    process. What was set, not measured, stays.
+    """
+    if speed is None or not speed.workers or not prepared.config.federation.processes:
+        return prepared
+    gained = seconds_gained(prepared, speed)
+    if gained >= _LEAST_SECONDS and _fits(prepared):
+        observer.message(
+            f"{speed.workers} sites train side by side, each in a process of its own: "
+            f"{speed.gain:.1f} times as fast here as one after another"
+        )
+        return prepared
+    federation = prepared.config.federation.model_copy(update={"processes": 0})
+    return replace(prepared, config=prepared.config.model_copy(update={"federation": federation}))
+
+
+def seconds_gained(prepared: Prepared, speed: MachineSpeed) -> float:
+    """Of the whole study's training, by workers; less than 0 where they lose time."""
+    arms = arms_of(prepared.config)
+    gained = 0.0
+    tokens = training_tokens(prepared, arms)
+    for arm in arms:
+        usual = sum(tokens[arm.name]) / speed.tokens_per_second
+        gained += usual - usual / speed.factor(len(arm.sites))
+    return gained
+
+
+def _fits(prepared: Prepared) -> bool:
+    try:
+        plan = plan_memory(prepared)
+    except (FedMedLoRAError, RuntimeError, TypeError, ValueError):
+        return False
+    return plan.limit is None or plan.needed <= plan.limit
