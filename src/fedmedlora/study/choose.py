@@ -112,10 +112,7 @@ def choose_study(
         )
     speed = MachineSpeed.from_json(measured["speed"])
     tokenizer = load_tokenizer(config.model.base, revision=config.model.revision)
-    seconds = {
-        path: seconds_of(_work(study, tokenizer), speed)
-        for path, study in studies.items()
-    }
+    seconds = {path: seconds_of(_work(study, tokenizer), speed) for path, study in studies.items()}
     return Choice(chosen(seconds, limit_seconds), seconds, limit_seconds, speed)
 
 

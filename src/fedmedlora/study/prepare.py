@@ -19,7 +19,7 @@ from fedmedlora.prompts.relation_formats import get_relation_format
 from fedmedlora.runs.machine_cores import usable_cores
 from fedmedlora.study.conditions import POOL, SERVER, client_name
 from fedmedlora.study.data import StudyNotes, load_notes, pooled, site_examples
-from fedmedlora.study.devices import device_of, measured_speed, num_processes, worker_threads
+from fedmedlora.study.devices import device_of, measured_speed, num_processes
 from fedmedlora.study.number_type import RoundingError, rounding_error
 from fedmedlora.study.server_notes import ServerNotes
 from fedmedlora.training.local import LocalSettings
@@ -133,8 +133,6 @@ def resolve_here(config: StudyConfig, observer: Observer) -> tuple[StudyConfig, 
         observer.message(f"computing in {chosen.dtype} with {counted}: fastest here{remark}")
     elif "number_type" in measured:
         observer.message(f"computing in {chosen.dtype}: fastest here{remark}")
-    if processes:
-        measured["worker_threads"] = worker_threads(config)
     return config, measured
 
 

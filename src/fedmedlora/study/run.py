@@ -26,9 +26,9 @@ from fedmedlora.study.conditions import Arm, arms_of
 from fedmedlora.study.machine_speed import MachineSpeed
 from fedmedlora.study.memory_limit import fitting_plan, refuse_weights_that_cannot_fit
 from fedmedlora.study.predictions import PREDICTIONS, Predictions, file_stem, rules_on_gold
-from fedmedlora.study.prepare import Prepared, prepare, resolve_here
+from fedmedlora.study.prepare import Prepared, prepare
 from fedmedlora.study.reuse import forget
-from fedmedlora.study.settled import with_paying_workers
+from fedmedlora.study.settled import prepare_here
 from fedmedlora.study.sites import INPUTS, WORK, open_site
 from fedmedlora.study.study_file import parse_study
 from fedmedlora.study.time_left import Meter, TimeLeft
@@ -64,11 +64,7 @@ def start_study(
         FedMedLoRAError: Something else went wrong; what was finished is kept and can be resumed.
     """
     refuse_weights_that_cannot_fit(config)
-    config, measured = resolve_here(config, observer)
-    speed = MachineSpeed.from_json(measured["speed"]) if "speed" in measured else None
-    prepared = with_paying_workers(prepare(config, observer), speed, observer)
-    if not prepared.config.federation.processes:
-        measured.pop("worker_threads", None)
+    prepared, measured = prepare_here(config, observer)
     memory = fitting_plan(prepared, observer)
     store = RunStore.create(
         out,

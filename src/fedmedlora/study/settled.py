@@ -1,22 +1,44 @@
-"""Whether worker processes pay for a study: they take memory, and not every arm can use them."""
+"""A study prepared for this machine: what is left to choose is settled by measurement.
+
+Worker processes come last: they take memory, and not every arm can use them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedmedlora.core.errors import FedMedLoRAError
 from fedmedlora.study.conditions import arms_of
+from fedmedlora.study.devices import worker_threads
+from fedmedlora.study.machine_speed import MachineSpeed
 from fedmedlora.study.memory_plan import plan_memory
 from fedmedlora.study.plan import training_tokens
+from fedmedlora.study.prepare import prepare, resolve_here
 
 if TYPE_CHECKING:
     from fedmedlora.core.records import Observer
-    from fedmedlora.study.machine_speed import MachineSpeed
+    from fedmedlora.study.config import StudyConfig
     from fedmedlora.study.prepare import Prepared
 
 _LEAST_SECONDS = 30.0
 """To be gained, or else starting them is not worth it."""
+
+
+def prepare_here(config: StudyConfig, observer: Observer) -> tuple[Prepared, dict[str, Any]]:
+    """A study that is about to begin, and what was measured for it, for `environment.json`.
+
+    Raises:
+        ConfigError: The study has faults; carries all.
+        ModelError: The base model cannot be loaded, or not with the attention that is set.
+        AdapterMismatchError: The base model has none of the target modules.
+    """
+    config, measured = resolve_here(config, observer)
+    speed = MachineSpeed.from_json(measured["speed"]) if "speed" in measured else None
+    prepared = with_paying_workers(prepare(config, observer), speed, observer)
+    if prepared.config.federation.processes:
+        measured["worker_threads"] = worker_threads(prepared.config)
+    return prepared, measured
 
 
 def with_paying_workers(
