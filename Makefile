@@ -8,11 +8,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 
-ifneq ($(filter-out 0,$(FAST)),)
-DEMO_STUDY := examples/demo-fast.toml
-else
-DEMO_STUDY := examples/demo.toml
-endif
+# Which demo: the largest that ends within DEMO_MINUTES on this machine, or S, M or L.
+SIZE := $(if $(filter-out 0,$(FAST)),S,auto)
+DEMO_MINUTES := 10
+DEMO_STUDIES := examples/demo-s.toml examples/demo-m.toml examples/demo-l.toml
+CHOOSE_DEMO := $(BIN)/fedmedlora study choose --minutes $(DEMO_MINUTES) $(DEMO_STUDIES)
+# What SIZE makes of it; `auto` is told by measuring.
+DEMO_auto = $$($(CHOOSE_DEMO))
+DEMO_S := examples/demo-s.toml
+DEMO_M := examples/demo-m.toml
+DEMO_L := examples/demo-l.toml
 
 .PHONY: help demo test test-all check format format-check lint types layers docs clean
 .DELETE_ON_ERROR:
@@ -20,7 +25,8 @@ endif
 help:
 	@sed -n 's/^# //p' Makefile | head -n 4
 	@echo "Also: test-all format format-check lint types layers docs clean"
-	@echo "Settings: PYTHON=python3.12 (which Python makes the environment), VENV=.venv, FAST=1 (demo)"
+	@echo "Settings: PYTHON=python3.12 (which Python makes the environment), VENV=.venv,"
+	@echo "          SIZE=auto|S|M|L (demo; auto: the largest that ends within 10 minutes here; FAST=1 is SIZE=S)"
 
 # Installing. A stamp in the environment says which dependencies it was last filled with, so that
 # nothing is installed twice. The development extra holds everything that the models extra holds.
@@ -47,10 +53,13 @@ $(VENV)/.has-dev: pyproject.toml constraints.txt
 # Using it.
 
 demo: $(VENV)/.has-models
+	$(if $(DEMO_$(SIZE)),,$(error SIZE=$(SIZE): expected auto, S, M or L))
 	@$(BIN)/fedmedlora model fetch
 	@echo "Writing five artificial hospitals into demo/hospitals ..."
 	@$(BIN)/fedmedlora corpus synthesize --out demo/hospitals
-	@lines=$$($(BIN)/fedmedlora study run $(DEMO_STUDY) --out demo/runs) || exit; \
+	@study=$(DEMO_$(SIZE)) || exit; \
+	echo "Running $$study"; \
+	lines=$$($(BIN)/fedmedlora study run "$$study" --out demo/runs) || exit; \
 	run=$$(tail -n 1 <<< "$$lines"); \
 	test -f "$$run/report.html" || { echo "$$run: the study left no report.html" >&2; exit 1; }; \
 	printf '%s\n' "$$lines" "The report, to be opened in a browser:" "$$run/report.html"

@@ -84,6 +84,48 @@ def test_what_was_found_done_makes_neither_speed_nor_time_left_look_better(
     ]
 
 
+def test_what_is_to_be_expected_of_a_stage_and_of_all_is_shown_instead_of_its_own_speed(
+    clock: Clock, shown: Err
+) -> None:
+    with ConsoleObserver() as observer:
+        observer.stage("fedavg: training", 1000, "tokens")
+        observer.expect(90, 400)
+        observer.advance(500, worked=False)
+        clock.now += 30
+        observer.expect(60, 370)
+        observer.advance(100)
+        observer.stage("fedavg: extraction", 2, "notes")
+        clock.now += 30
+        observer.advance(1)
+
+    assert shown().splitlines() == [
+        "  fedavg: training: 60%, 1 min 00 s left, 6 min 10 s of all (3.3 tokens/s)",
+        "  fedavg: training: 600 tokens, 500 of them done before, in 30 s (3.3 tokens/s)",
+        "  fedavg: extraction: 50%, 30 s left (30 s a note)",
+        "  fedavg: extraction: 1 notes in 30 s (30 s a note)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "rate"),
+    [
+        (2, 1, "2.0 notes/s"),
+        (9, 10, "1.1 s a note"),
+        (1, 12, "12 s a note"),
+        (1, 4, "4.0 s a note"),
+    ],
+)
+def test_a_slow_rate_is_told_in_seconds(
+    clock: Clock, shown: Err, done: float, seconds: float, rate: str
+) -> None:
+    with ConsoleObserver() as observer:
+        observer.stage("extraction", 100, "notes")
+        clock.now += seconds
+        observer.advance(done)
+
+    assert shown().rstrip().endswith(f"({rate})")
+
+
 def test_a_log_file_gets_no_control_characters_and_no_broken_lines(
     clock: Clock, shown: Err
 ) -> None:

@@ -12,7 +12,7 @@ from fedmedlora.study.study_file import load_study
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
-DEMOS = re.findall(r"^DEMO_STUDY := (\S+)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+DEMOS = re.findall(r"^DEMO_[SML] := (\S+)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -32,6 +32,23 @@ def test_the_demo_trains_the_artificial_hospitals_and_holds_out_the_external_one
     }
     assert {cohort.name for cohort in study.cohorts} == {site.name for site in FIVE} - trained
     assert study.data.artificial
+
+
+def test_each_size_of_the_demo_says_which_it_is_and_what_it_cannot_show() -> None:
+    assert len(DEMOS) == 3
+    for size, demo in zip("SML", DEMOS, strict=True):
+        about = load_study(ROOT / demo).about
+
+        assert about.startswith(f"Size {size} of S, M and L")
+        assert "cannot" in about
+
+
+def test_the_sizes_of_the_demo_that_are_chosen_from_are_those_that_can_be_forced() -> None:
+    text = (ROOT / "Makefile").read_text("utf-8")
+    listed = re.search(r"^DEMO_STUDIES := (.*)$", text, re.MULTILINE)
+
+    assert listed is not None
+    assert listed[1].split() == DEMOS
 
 
 def test_the_study_with_wrong_labels_and_the_one_with_sound_ones_differ_in_nothing_else() -> None:

@@ -70,9 +70,9 @@ def test_what_ci_runs_can_be_run_and_is_made_of_targets_that_exist() -> None:
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
 
 
-def test_the_demo_in_small_differs_from_the_demo_in_its_study_only() -> None:
+def test_the_sizes_of_the_demo_differ_in_their_study_only() -> None:
     # A make that runs these tests hands its own settings down.
-    environment = {k: v for k, v in os.environ.items() if k not in {"MAKEFLAGS", "FAST"}}
+    environment = {k: v for k, v in os.environ.items() if k not in {"MAKEFLAGS", "FAST", "SIZE"}}
 
     def recipe(*settings: str) -> str:
         command = ["make", "--dry-run", "--no-print-directory", "demo", *settings]
@@ -80,7 +80,11 @@ def test_the_demo_in_small_differs_from_the_demo_in_its_study_only() -> None:
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
         ).stdout
 
-    full, fast = recipe(), recipe("FAST=1")
+    auto, small, large = recipe(), recipe("SIZE=S"), recipe("SIZE=L")
 
-    assert full.count("examples/demo.toml") == 1
-    assert fast == full.replace("examples/demo.toml", "examples/demo-fast.toml")
+    assert auto.count("study choose --minutes 10 examples/demo-s.toml") == 1
+    assert small.count("examples/demo-s.toml") == 1
+    assert "study choose" not in small
+    assert large == small.replace("examples/demo-s.toml", "examples/demo-l.toml")
+    assert recipe("FAST=1") == small
+    assert recipe("FAST=0") == auto

@@ -126,6 +126,9 @@ class Killer(SilentObserver):
     def advance(self, *_: Any, **__: Any) -> None:
         self._tell()
 
+    def expect(self, *_: Any) -> None:
+        """Estimates come between the moments."""
+
     def message(self, *_: Any) -> None:
         self._tell()
 

@@ -121,6 +121,14 @@ def test_artificial_notes_are_called_artificial(make_run: MakeRun, config: dict[
     assert "The notes of this study are artificial." in page.text
 
 
+def test_what_the_study_says_of_itself_stands_at_the_top_and_is_only_text(
+    make_run: MakeRun,
+) -> None:
+    text, _ = rendered(make_run(config={"about": "Size S <b>of</b> three."}))
+
+    assert "<p>Size S &lt;b&gt;of&lt;/b&gt; three.</p>" in text
+
+
 def test_real_notes_are_not_called_artificial(make_run: MakeRun) -> None:
     _, page = rendered(make_run(config={"name": "real"}))
 

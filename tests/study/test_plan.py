@@ -1,20 +1,27 @@
-"""How much work there is, and how long the rest will take, with a clock that we turn ourselves."""
+"""How much work there is in a study."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fedmedlora.core.document import Document
-from fedmedlora.core.records import SilentObserver
-from fedmedlora.study.conditions import Arm, arms_of
+from fedmedlora.study.conditions import arms_of
 from fedmedlora.study.config import StudyConfig
 from fedmedlora.study.data import Cohort, StudyNotes
-from fedmedlora.study.plan import TimeLeft, extraction_characters, training_tokens
+from fedmedlora.study.machine_speed import MachineSpeed
+from fedmedlora.study.plan import (
+    CHARACTERS,
+    READING,
+    UNTRAINED,
+    extraction_characters,
+    planned_work,
+    training_tokens,
+)
 
 TOKENS = {"a": 100.0, "b": 40.0, "pooled": 140.0}
 
@@ -49,7 +56,12 @@ def prepared(config: StudyConfig) -> Any:
         site, _, _ = client.partition(".")
         return sum(TOKENS[site] * (1 if task == "entities" else 0.1) for task in tasks)
 
-    return SimpleNamespace(config=config, notes=notes, round_tokens=round_tokens)
+    def held_out_tokens(client: str, tasks: Iterable[str]) -> float:
+        return round_tokens(client, tasks) / 2
+
+    return SimpleNamespace(
+        config=config, notes=notes, round_tokens=round_tokens, held_out_tokens=held_out_tokens
+    )
 
 
 def test_a_sites_first_round_is_counted_once_and_all_others_for_every_arm() -> None:
@@ -132,13 +144,6 @@ def test_notes_are_read_for_entities_and_for_relations_end_to_end_and_between_go
     # Where no modifier is annotated, none is asked for.
     plain = 30 if tasks != ["relations"] else 0
     assert extraction_characters(config, notes, [arm]) == plain + passes * 600
-    told = Told()
-    left = TimeLeft(
-        SimpleNamespace(config=config, notes=notes, round_tokens=lambda *_: 1.0), [arm], told
-    )
-    left.extraction(arm, cohorts)
-    num_plain = 2 if plain else 0
-    assert told.stages == [(f"{arm.name}: extraction", num_plain + passes * 3, "notes")]
 
 
 @pytest.mark.parametrize(("where", "single"), [("all", 2 * 635), ("own", 630 + 605)])
@@ -154,113 +159,54 @@ def test_characters_are_counted_for_every_arm_and_cohort_that_is_tested(
     )
 
 
-@dataclass
-class Clock:
-    """A clock that stands still until it is told to go on."""
+def test_work_holds_all_that_takes_time() -> None:
+    off = {"single_site": False, "centralized": False}
+    config = study(rounds=2, arms=off, strategies=[{"name": "fedavg"}])
+    work = planned_work(prepared(config), arms_of(config))
 
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass
-class Told(SilentObserver):
-    """Remembers what it is told."""
-
-    stages: list[tuple[str, float, str]] = field(default_factory=list)
-    advanced: list[float] = field(default_factory=list)
-    found_done: list[float] = field(default_factory=list)
-
-    def stage(self, title: str, total: float, unit: str) -> None:
-        self.stages.append((title, total, unit))
-
-    def advance(self, amount: float, *, worked: bool = True, **figures: float) -> None:
-        self.advanced.append(amount)
-        if not worked:
-            self.found_done.append(amount)
+    assert work.tokens == 2 * 140
+    assert work.judged == 2 * 70
+    assert work.characters == (UNTRAINED + 1) * 635
+    assert sum(work.between_by_arm.values()) == 2 * work.between_by_arm["zero-shot"]
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr("fedmedlora.study.plan.time.perf_counter", clock)
-    return clock
+def test_strategies_that_score_at_the_server_and_calibrated_tags_are_more_work() -> None:
+    off = {"zero_shot": False, "single_site": False, "centralized": False}
+    plus = [{"name": "fedmedlora-plus", "mode": "reference"}]
+    plain = study(rounds=2, arms=off, strategies=[{"name": "fedavg"}])
+    more = study(
+        rounds=2,
+        arms=off,
+        strategies=plus,
+        server_notes={"max_tokens": 50},
+        evaluation={"open_bonus": "auto"},
+    )
+    less, work = (planned_work(prepared(c), arms_of(c)) for c in (plain, more))
+
+    assert work.judged - less.judged == 2 * 2 * 50  # rounds, sites
+    assert sum(work.between_by_arm.values()) - sum(less.between_by_arm.values()) == 70
 
 
-def time_left(**changes: Any) -> tuple[TimeLeft, Told]:
-    config = study(**changes)
-    told = Told()
-    return TimeLeft(prepared(config), arms_of(config), told), told
+def test_a_study_takes_as_long_as_its_tokens_and_characters_at_the_measured_speed() -> None:
+    config = study(rounds=2, arms={"zero_shot": False}, strategies=[])
+    work = planned_work(prepared(config), arms_of(config))
+    speed = MachineSpeed(1, 0, 10.0)
+
+    seconds = work.seconds(speed)
+
+    assert seconds["training"] == pytest.approx((work.tokens + work.judged / READING) / 10)
+    assert seconds["extraction"] == pytest.approx(work.characters / CHARACTERS / 10)
+    twice = work.seconds(MachineSpeed(1, 0, 20.0))
+    assert sum(twice.values()) == pytest.approx(sum(seconds.values()) / 2)
 
 
-FEDAVG = Arm("fedavg", "federated", ("a", "b"), None)
-ONLY_FEDERATED = {"zero_shot": False, "single_site": False, "centralized": False}
+def test_workers_shorten_the_training_of_several_sites_and_lengthen_that_of_one() -> None:
+    config = study(rounds=1, arms={"zero_shot": False, "centralized": False})
+    study_, arms = prepared(config), arms_of(config)
+    workers = MachineSpeed(2, 2, 10.0, gain=1.6, alone=0.8)
+    tokens = {name: sum(rounds) for name, rounds in training_tokens(study_, arms).items()}
+    single = tokens["single-site/a"] + tokens["single-site/b"]
 
+    work = planned_work(study_, arms, workers)
 
-def test_the_time_left_is_the_work_left_at_the_speed_so_far(clock: Clock) -> None:
-    # Two arms: 3 + 2 rounds of 140 tokens to train, 2 * 635 characters to extract.
-    left, told = time_left(arms=ONLY_FEDERATED)
-    assert left.phrase() == ""
-
-    meter = left.training("fedavg", 420)
-    clock.now += 420  # one token a second
-    meter.advance(420)
-    assert left.phrase() == ""  # nothing is known about extraction
-
-    meter = left.extraction(FEDAVG, COHORTS)
-    clock.now += 1270  # two seconds a character
-    meter.advance(6)
-
-    assert left.phrase() == f", about {round((280 + 1270) / 60)} min left"
-    assert told.stages == [("fedavg", 420, "tokens"), ("fedavg: extraction", 6, "notes")]
-
-
-def test_work_that_was_done_before_counts_neither_as_left_nor_as_fast(clock: Clock) -> None:
-    left, told = time_left(arms=ONLY_FEDERATED)
-    meter = left.training("fedavg", 420)
-    meter.skip(140, 140)  # a round of the run that is resumed
-    clock.now += 280
-    meter.advance(280)
-    extraction = left.extraction(FEDAVG, COHORTS)
-    clock.now += 635
-    extraction.advance(6)
-    meter = left.training("uniform", 420)
-    meter.skip(140, 0)  # the round that both arms share, and that was planned once
-
-    assert left.phrase() == f", about {round((280 + 635) / 60)} min left"
-    assert told.advanced == [140, 280, 6, 140]
-    assert told.found_done == [140, 140]
-
-
-def test_waiting_between_two_stages_is_no_work(clock: Clock) -> None:
-    left, _ = time_left(arms=ONLY_FEDERATED)
-    clock.now += 10_000
-    meter = left.training("fedavg", 420)
-    clock.now += 420
-    meter.advance(420)
-    clock.now += 10_000
-    extraction = left.extraction(FEDAVG, COHORTS)
-    clock.now += 635
-    extraction.advance(6)
-
-    assert left.phrase() == f", about {round((280 + 635) / 60)} min left"
-
-
-def test_a_resumed_run_with_only_extraction_left_tells_its_time(clock: Clock) -> None:
-    left, _ = time_left(arms=ONLY_FEDERATED)
-    left.training("fedavg", 420).skip(420, 420)
-    left.training("uniform", 420).skip(420, 280)
-    extraction = left.extraction(FEDAVG, COHORTS)
-    clock.now += 635
-    extraction.advance(6)
-
-    assert left.phrase() == f", about {round(635 / 60)} min left"
-
-
-def test_a_stage_without_work_is_not_shown(clock: Clock) -> None:
-    left, told = time_left()
-    left.extraction(FEDAVG, ())
-    left.training("nothing", 0)
-
-    assert told.stages == []
+    assert work.tokens == pytest.approx(single / 0.8 + (sum(tokens.values()) - single) / 1.6)

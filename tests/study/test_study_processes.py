@@ -14,7 +14,8 @@ from fedmedlora.core.errors import ConfigError, FedMedLoRAError
 from fedmedlora.core.records import SilentObserver
 from fedmedlora.corpora.jsonl import read_jsonl, write_jsonl
 from fedmedlora.study.config import StudyConfig
-from fedmedlora.study.prepare import resolve, visible_gpus, worker_threads
+from fedmedlora.study.devices import visible_gpus, worker_threads
+from fedmedlora.study.prepare import resolve
 from fedmedlora.study.run import resume_study, start_study
 from fedmedlora.study.study_file import load_study
 from fedmedlora.study.worker import worker_commands

@@ -15,7 +15,6 @@ from rich.progress import (
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class ConsoleObserver:
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[rate]}"),
             TextColumn("{task.fields[figures]}"),
             console=self._console,
@@ -48,6 +47,7 @@ class ConsoleObserver:
         self._task: TaskID | None = None
         self._title, self._total, self._unit = "", 0.0, ""
         self._done = self._worked = 0.0
+        self._expected: tuple[float, float] | None = None
         self._started = self._said = time.monotonic()
 
     def __enter__(self) -> ConsoleObserver:
@@ -68,10 +68,17 @@ class ConsoleObserver:
         self._end_stage()
         self._title, self._total, self._unit = title, total, unit
         self._done = self._worked = 0.0
+        self._expected = None
         self._started = self._said = time.monotonic()
         self._task = self._bar.add_task(
-            title, total=round(total) or None, unit=unit, rate="", figures=""
+            title, total=round(total) or None, unit=unit, left="", rate="", figures=""
         )
+
+    def expect(self, stage_seconds: float, all_seconds: float) -> None:
+        """How long the stage and everything will yet take; shown from now on."""
+        self._expected = (stage_seconds, all_seconds)
+        if self._task is not None:
+            self._bar.update(self._task, left=self._left(0.0))
 
     def advance(self, amount: float, *, worked: bool = True, **figures: float) -> None:
         """More is done."""
@@ -83,7 +90,10 @@ class ConsoleObserver:
         now = time.monotonic()
         seconds = now - self._started
         rate = self._rate(seconds)
-        self._bar.update(self._task, completed=round(self._done), rate=rate, figures=shown)
+        left = self._left(seconds)
+        self._bar.update(
+            self._task, completed=round(self._done), left=left, rate=rate, figures=shown
+        )
         if not self._console.is_terminal and now - self._said >= SECONDS_BETWEEN_LINES:
             self._said = now
             state = " ".join(filter(None, [self._state(seconds), rate]))
@@ -93,16 +103,26 @@ class ConsoleObserver:
         if not self._total:
             return f"{self._done:,.0f} {self._unit}"
         share = f"{min(1.0, self._done / self._total):.0%}"
-        if not self._worked:
-            return share
-        left = max(0.0, self._total - self._done) * seconds / self._worked
-        return f"{share}, {_span(left)} left"
+        return ", ".join(filter(None, [share, self._left(seconds)]))
+
+    def _left(self, seconds: float) -> str:
+        """What was told to expect, else by the speed so far; nothing if that is unknown."""
+        if self._expected is not None:
+            stage, everything = self._expected
+            return f"{_span(stage)} left, {_span(everything)} of all"
+        if not self._worked or not self._total:
+            return ""
+        return f"{_span(max(0.0, self._total - self._done) * seconds / self._worked)} left"
 
     def _rate(self, seconds: float) -> str:
         """Of what was worked for; nothing as long as there is nothing to tell it by."""
         if seconds < 1 or not self._worked:
             return ""
-        return f"({self._worked / seconds:,.1f} {self._unit}/s)"
+        rate = self._worked / seconds
+        if rate < 1:
+            taken = f"{1 / rate:.1f}" if rate > 0.1 else f"{1 / rate:,.0f}"
+            return f"({taken} s a {self._unit.removesuffix('s')})"
+        return f"({rate:,.1f} {self._unit}/s)"
 
     def message(self, text: str) -> None:
         """A line, after that of a stage that is complete."""

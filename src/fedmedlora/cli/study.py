@@ -29,7 +29,7 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
-@app.command(epilog="Example: fedmedlora study check examples/demo.toml")
+@app.command(epilog="Example: fedmedlora study check examples/demo-s.toml")
 def check(study: Study, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Find all faults of a study at once, and estimate its time, memory, disk and traffic."""
     from fedmedlora.cli.progress import ConsoleObserver
@@ -45,7 +45,37 @@ def check(study: Study, overrides: Overrides = None, as_json: AsJson = False) ->
         typer.echo("\n".join(plan_lines(plan)))
 
 
-@app.command(epilog="Example: fedmedlora study run examples/demo.toml --out runs")
+@app.command(
+    epilog="Example: fedmedlora study choose examples/demo-s.toml examples/demo-m.toml --minutes 10"
+)
+def choose(
+    studies: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="STUDY...", help="Study files.", exists=True, dir_okay=False, show_default=False
+        ),
+    ],
+    minutes: Annotated[float, typer.Option("--minutes", min=0, help="It must end within.")] = 10,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the longest of several studies that ends in time here; the speed is measured."""
+    from fedmedlora.cli.progress import ConsoleObserver
+    from fedmedlora.study.choose import choose_study
+    from fedmedlora.study.study_file import load_study
+
+    configs = {path: load_study(path, overrides or []) for path in studies}
+    with ConsoleObserver() as observer:
+        found = choose_study(configs, 60 * minutes, observer)
+        for line in found.lines():
+            observer.message(line)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        typer.echo(found.path)
+
+
+@app.command(epilog="Example: fedmedlora study run examples/demo-s.toml --out runs")
 def run(
     study: Study,
     out: Annotated[Path, typer.Option("--out", "-o", help="Parent of the run directory.")] = Path(
@@ -67,7 +97,7 @@ def run(
     _work(task, as_json)
 
 
-@app.command(epilog="Example: fedmedlora study resume runs/demo-1a2b3c4d-001")
+@app.command(epilog="Example: fedmedlora study resume runs/demo-s-1a2b3c4d-001")
 def resume(
     directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     as_json: AsJson = False,

@@ -75,6 +75,12 @@ class Observer(Protocol):
         What was found done, not `worked` for, says nothing about the speed.
         """
 
+    def expect(self, stage_seconds: float, all_seconds: float) -> None:
+        """How long the stage and everything that is to be done will yet take, as far as is known.
+
+        Told again and again; whoever is never told estimates a stage by its speed.
+        """
+
     def message(self, text: str) -> None:
         """Something worth a line; never note text."""
 
@@ -89,6 +95,9 @@ class SilentObserver:
         """Nothing."""
 
     def advance(self, amount: float, *, worked: bool = True, **figures: float) -> None:
+        """Nothing."""
+
+    def expect(self, stage_seconds: float, all_seconds: float) -> None:
         """Nothing."""
 
     def message(self, text: str) -> None:

@@ -105,6 +105,7 @@ def _view(number: int, run: FinishedRun) -> dict[str, Any]:
         "created": str(run.environment.get("created_utc", ""))[:10],
         "judged": {s: tables.fewest_notes(scores, s) >= 2 for s in tables.settings_of(scores)},
         "small_cohorts": [c.name for c in scores.cohorts if c.documents < _FEW_NOTES],
+        "about": _about(run.config),
         "artificial": _is_artificial(run.config),
         "damage": _damage(run.config),
         "headline": headline(run),
@@ -163,6 +164,12 @@ def _setting_heading(
         "detail": f"{wording.listed([cohort.name for cohort in cohorts])}; {notes}",
         "presets": [preset for name, preset in overview.columns if name == setting],
     }
+
+
+def _about(config: Mapping[str, Any]) -> str:
+    """What the study file says that the study can show; nothing if it does not say."""
+    about = config.get("about")
+    return about if isinstance(about, str) else ""
 
 
 def _is_artificial(config: Mapping[str, Any]) -> bool:

@@ -15,13 +15,14 @@ from fedmedlora.study.conditions import arms_of
 from fedmedlora.study.memory_limit import fitting_plan, refuse_weights_that_cannot_fit
 from fedmedlora.study.memory_plan import MemoryPlan
 from fedmedlora.study.plan import extraction_characters, training_tokens
-from fedmedlora.study.prepare import Prepared, prepare, resolve
+from fedmedlora.study.settled import prepare_here
 from fedmedlora.study.shared_notes import shared_notes, shared_notes_warning
 from fedmedlora.training.local import train_locally
 
 if TYPE_CHECKING:
     from fedmedlora.core.records import Observer
     from fedmedlora.study.config import StudyConfig
+    from fedmedlora.study.prepare import Prepared
 
 _CODEC_BYTES = {"fp32": 4, "bf16": 2}
 _PROBE_STEPS = 2
@@ -37,8 +38,8 @@ def check_study(config: StudyConfig, observer: Observer) -> dict[str, Any]:
         ModelError: The base model cannot be loaded.
     """
     refuse_weights_that_cannot_fit(config)
-    config = resolve(config, observer)
-    prepared = prepare(config, observer)
+    prepared, _ = prepare_here(config, observer)
+    config = prepared.config
     memory = fitting_plan(prepared, SilentObserver())
     arms = arms_of(config)
     tokens = sum(sum(rounds) for rounds in training_tokens(prepared, arms).values())

@@ -75,7 +75,8 @@ class ModelConfig(Config):
     """`4bit` holds the frozen base model in NF4, a quarter of bfloat16, and trains more slowly."""
 
     threads: PositiveInt | None = None
-    """Threads of the tensor library; none: all cores. The run records and keeps the number."""
+    """Threads of the tensor library; none: as many as are fastest here, by measurement. The run
+    records and keeps the number."""
 
 
 class LoraConfig(Config):
@@ -151,10 +152,11 @@ class FederationConfig(Config):
     min_sites: PositiveInt | None = None
     """Updates that a round needs; none: those of all sites."""
 
-    processes: Annotated[int, Field(ge=0)] | Literal["gpus"] = 0
+    processes: Annotated[int, Field(ge=0)] | Literal["auto", "gpus"] = "auto"
     """Worker processes that train sites side by side, each with a base model of its own beside the
     run's. `"gpus"`: one for each GPU that this process sees. On a CPU they share `model.threads`
-    out, which a result depends on in its last bits. 0: none, one site after another."""
+    out, which a result depends on in its last bits. 0: none, one site after another. `auto`: on a
+    CPU, some if they save time by measurement and fit in memory; the run records the number."""
 
 
 class SplitConfig(Config):
@@ -267,6 +269,9 @@ class StudyConfig(Config):
     """The adapter that all training begins from instead of a fresh one: `starter`, the one that
     comes with the package, or a run directory or an adapter folder, relative to the study file.
     What `lora` and `prompt` leave out is then as the adapter has it."""
+
+    about: str = ""
+    """What the report says at its top: what this study can show, and what it cannot."""
 
     tasks: tuple[TaskName, ...] = Field(default=("entities",), min_length=1)
     """Marking entities, and marking their modifiers with what they belong to."""

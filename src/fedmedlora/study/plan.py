@@ -1,24 +1,32 @@
-"""How much work a study is, and how long the rest of it will take."""
+"""How much work a study is, and how long it takes where one token's training takes so long."""
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from fedmedlora.study.conditions import num_passes, tested_on
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from fedmedlora.core.example import Task
-    from fedmedlora.core.records import Observer, RoundRecord
     from fedmedlora.study.conditions import Arm
     from fedmedlora.study.config import StudyConfig
-    from fedmedlora.study.data import Cohort, StudyNotes
-    from fedmedlora.study.prepare import Prepared
+    from fedmedlora.study.data import StudyNotes
+    from fedmedlora.study.machine_speed import MachineSpeed
+
+Kind = Literal["training", "extraction", "between"]
+
+# By measurement with SmolLM2-135M in float32 and bfloat16 (docs/log.md). In the time of one token's
+# training: tokens whose loss alone is taken, and characters that a trained model extracts from. A
+# character takes a model without training less, as it marks nearly nothing.
+READING, CHARACTERS, UNTRAINED = 2.2, 1.2, 0.4
+# What an arm takes besides, and scores and report at the end; in tokens whose loss is taken.
+ARM_TOKENS, END_TOKENS = 300.0, 1500.0
 
 
-def training_tokens(prepared: Prepared, arms: Sequence[Arm]) -> dict[str, list[float]]:
+def training_tokens(prepared: Planned, arms: Sequence[Arm]) -> dict[str, list[float]]:
     """Tokens that are trained on, by arm and round.
 
     A client's first round of the same tasks is the same in all arms; it is counted in the first.
@@ -45,92 +53,85 @@ def extraction_characters(config: StudyConfig, notes: StudyNotes, arms: Sequence
     )
 
 
-class TimeLeft:
-    """Learns the speed of both kinds of work and tells how long the rest will take."""
+class Planned(Protocol):
+    """What a plan needs to know of a study: less than is prepared to run it."""
 
-    def __init__(self, prepared: Prepared, arms: Sequence[Arm], observer: Observer) -> None:
-        self._observer = observer
-        self.tokens_by_round = training_tokens(prepared, arms)
-        self._todo = {
-            "training": sum(sum(rounds) for rounds in self.tokens_by_round.values()),
-            "extraction": float(extraction_characters(prepared.config, prepared.notes, arms)),
-        }
-        self._done = {"training": 0.0, "extraction": 0.0}
-        self._seconds = {"training": 0.0, "extraction": 0.0}
+    @property
+    def config(self) -> StudyConfig:
+        """The study's settings, resolved."""
 
-    def phrase(self) -> str:
-        """`, about 12 min left` once the speed of all kinds of work left is known; else nothing."""
-        kinds = [kind for kind, amount in self._todo.items() if amount >= 1]
-        if not all(self._done[kind] for kind in kinds):
-            return ""
-        left = sum(self._todo[kind] * self._seconds[kind] / self._done[kind] for kind in kinds)
-        return f", about {max(1, round(left / 60))} min left"
+    @property
+    def notes(self) -> StudyNotes:
+        """Its notes."""
 
-    def training(self, title: str, total: float) -> Meter:
-        """The observer of one arm's training, counted in tokens."""
-        return Meter(self, "training", 1.0, self._observer, title, total, "tokens")
+    def round_tokens(self, client: str, tasks: Iterable[Task]) -> float:
+        """Tokens that a client trains on in one round of these tasks."""
 
-    def extraction(self, arm: Arm, cohorts: Sequence[Cohort]) -> Meter:
-        """The observer of one arm's extraction, counted in notes, once a pass over them."""
-        notes = sum(num_passes(arm, cohort) * len(cohort.documents) for cohort in cohorts)
-        characters = sum(num_passes(arm, cohort) * cohort.num_characters for cohort in cohorts)
-        scale = characters / notes if notes else 0.0
-        title = f"{arm.name}: extraction"
-        return Meter(self, "extraction", scale, self._observer, title, notes, "notes")
-
-    def spend(self, kind: str, amount: float, seconds: float) -> None:
-        """Work of this kind was done in so many seconds."""
-        self._done[kind] += amount
-        self._seconds[kind] += seconds
-        self._todo[kind] -= amount
-
-    def drop(self, kind: str, amount: float) -> None:
-        """Work of this kind was found done."""
-        self._todo[kind] -= amount
+    def held_out_tokens(self, client: str, tasks: Iterable[Task]) -> float:
+        """Tokens of a client's validation examples of these tasks."""
 
 
-class Meter:
-    """Passes one stage's progress on, and its speed to `TimeLeft`."""
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a study does, in units that take the same time each.
 
-    def __init__(
-        self,
-        parent: TimeLeft,
-        kind: str,
-        scale: float,
-        observer: Observer,
-        title: str,
-        total: float,
-        unit: str,
-    ) -> None:
-        self._parent = parent
-        self._kind = kind
-        self._scale = scale
-        self._observer = observer
-        self._last = time.perf_counter()
-        if total:
-            observer.stage(title, total, unit)
+    Attributes:
+        tokens: That are trained on, as many as one process could in the time that it takes.
+        judged: Tokens that losses are taken on during training; in the time of training.
+        characters: That trained models read.
+        between_by_arm: Tokens read while opening tags are calibrated, and what else takes an arm's
+            time, as such.
+        at_end: Scores and report, in the same unit.
+    """
 
-    def stage(self, title: str, total: float, unit: str) -> None:
-        """A stage within this one is not shown."""
+    tokens: float
+    judged: float
+    characters: float
+    between_by_arm: Mapping[str, float]
+    at_end: float = END_TOKENS
+    untrained_weight: float = UNTRAINED
 
-    def advance(self, amount: float, *, worked: bool = True, **figures: float) -> None:
-        """`amount` more units are done."""
-        now = time.perf_counter()
-        self._parent.spend(self._kind, amount * self._scale, now - self._last)
-        self._last = now
-        self._observer.advance(amount, worked=worked, **figures)
+    def amounts(self) -> dict[Kind, float]:
+        """By kind."""
+        between = sum(self.between_by_arm.values())
+        return {"training": self.tokens, "extraction": self.characters, "between": between}
 
-    def skip(self, amount: float, planned: float) -> None:
-        """`amount` units were done before; the plan held `planned` of them as work to do."""
-        if amount:
-            self._last = time.perf_counter()
-            self._parent.drop(self._kind, planned * self._scale)
-            self._observer.advance(amount, worked=False)
+    def seconds_a_unit(self, speed: MachineSpeed) -> dict[Kind, float]:
+        """How long a unit of each kind takes at this speed of training."""
+        token = 1 / speed.tokens_per_second
+        read = token / READING
+        extra = self.judged * read / self.tokens if self.tokens else 0.0
+        return {"training": token + extra, "extraction": token / CHARACTERS, "between": read}
 
-    def message(self, text: str) -> None:
-        """Passed on."""
-        self._observer.message(text)
+    def seconds(self, speed: MachineSpeed) -> dict[Kind, float]:
+        """How long all of it takes, by kind; what comes at the end counts as between arms."""
+        each = self.seconds_a_unit(speed)
+        found = {kind: amount * each[kind] for kind, amount in self.amounts().items()}
+        return found | {"between": found["between"] + self.at_end * each["between"]}
 
-    def round_ended(self, record: RoundRecord) -> None:
-        """Passed on."""
-        self._observer.round_ended(record)
+
+def planned_work(study: Planned, arms: Sequence[Arm], speed: MachineSpeed | None = None) -> Work:
+    """The work of these arms; workers, if `speed` has some, do that of several sites faster."""
+    config = study.config
+    tokens = training_tokens(study, arms)
+    factors = {arm.name: speed.factor(len(arm.sites)) if speed else 1.0 for arm in arms}
+    server = config.server_notes
+    judged = 0.0
+    between: dict[str, float] = {}
+    for arm in arms:
+        held_out = sum(study.held_out_tokens(*part) for part in arm.client_tasks.items())
+        judged += held_out * config.federation.rounds
+        if server is not None and arm.strategy is not None and arm.strategy.build().needs_scorer:
+            judged += (server.max_tokens or 0) * len(arm.sites) * config.federation.rounds
+        calibrated = held_out if config.evaluation.open_bonus == "auto" else 0.0
+        between[arm.name] = ARM_TOKENS + calibrated
+    return Work(
+        tokens=sum(sum(rounds) / factors[name] for name, rounds in tokens.items()),
+        judged=judged,
+        characters=sum(
+            (UNTRAINED if arm.condition == "zero-shot" else 1.0)
+            * extraction_characters(config, study.notes, [arm])
+            for arm in arms
+        ),
+        between_by_arm=between,
+    )

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from fedmedlora.study.conditions import Arm
     from fedmedlora.study.config import StudyConfig
     from fedmedlora.study.data import Cohort
-    from fedmedlora.study.plan import TimeLeft
     from fedmedlora.study.prepare import Prepared
+    from fedmedlora.study.time_left import TimeLeft
 
 PREDICTIONS, EXTRACTION = "predictions", "extraction.jsonl"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,10 @@ from fedmedlora.models.load import BaseModel, load_base
 from fedmedlora.models.lora import LoRAModel, initial_adapter
 from fedmedlora.prompts.registry import get_format
 from fedmedlora.prompts.relation_formats import get_relation_format
+from fedmedlora.runs.machine_cores import usable_cores
 from fedmedlora.study.conditions import POOL, SERVER, client_name
 from fedmedlora.study.data import StudyNotes, load_notes, pooled, site_examples
+from fedmedlora.study.devices import device_of, measured_speed, num_processes
 from fedmedlora.study.number_type import RoundingError, rounding_error
 from fedmedlora.study.server_notes import ServerNotes
 from fedmedlora.study.start import started_from, with_start
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from fedmedlora.adapters.state import AdapterState
     from fedmedlora.core.example import Task
     from fedmedlora.core.records import Observer
+    from fedmedlora.models.tokens import PieceTokenizer
     from fedmedlora.prompts.format import TagFormat
     from fedmedlora.prompts.relation_format import RelationFormat
     from fedmedlora.study.conditions import Arm
@@ -63,6 +65,14 @@ class Prepared:
         """Tokens that a client trains on in one round of these tasks."""
         epochs = self.config.training.epochs
         return sum(self.data[client][task].num_tokens for task in tasks) * epochs
+
+    def held_out_tokens(self, client: str, tasks: Iterable[Task]) -> float:
+        """Tokens of a client's validation examples of these tasks."""
+        return sum(
+            len(example.token_ids)
+            for task in tasks
+            for example in self.data[client][task].validation
+        )
 
     def relating(self, arm: Arm) -> list[SiteNotes]:
         """The sites that teach an arm modifiers; of the arm without training, all that could.
@@ -101,71 +111,57 @@ def resolve_here(config: StudyConfig, observer: Observer) -> tuple[StudyConfig, 
     if Path(model.base).expanduser().exists() and model.base not in PRESETS:
         # As the corpora: a run can be resumed from any working directory.
         filled["base"] = str(Path(model.base).expanduser().resolve())
-    threads = filled["threads"] = model.threads or torch.get_num_threads()
-    torch.set_num_threads(threads)
-    device = filled["device"] = _device(model.device)
+    device = filled["device"] = device_of(model.device)
     lora = config.lora
     if lora.target_modules is None:
         known = PRESETS.get(model.base)
         targets = known.target_modules if known else ALL_LINEAR
         lora = lora.model_copy(update={"target_modules": targets})
-    processes = _processes(config.federation.processes, device)
-    federation = config.federation.model_copy(update={"processes": processes})
-    changed = {"model": model.model_copy(update=filled), "lora": lora, "federation": federation}
+    changed = {"model": model.model_copy(update=filled), "lora": lora}
     config = config.model_copy(update=changed)
-    measured: dict[str, Any] = {"worker_threads": worker_threads(config)} if processes else {}
-    if model.dtype == "auto" or model.kernel == "auto":
-        choice = choose_dtype(device)
-        measured["number_type"] = choice.to_json()
-        if model.kernel == "auto":
-            filled["kernel"] = choice.kernel
-        if model.dtype == "auto":
-            observer.message(f"number type {choice.reason}")
-            filled["dtype"] = choice.name
-            if choice.name != "float32":
-                error = _rounding_error(config, device, observer)
-                observer.message(f"number type {error.name}: {error.reason}")
-                measured["rounding"] = asdict(error) | {"reason": error.reason}
-                filled["dtype"] = error.name
-        config = config.model_copy(update={"model": config.model.model_copy(update=filled)})
+    if "auto" in (model.dtype, model.kernel) or model.threads is None:
+        observer.message("trying what is fastest on this machine")
+    config, measured, remark = _with_number_type(config, observer)
+    speed = None
+    if device == "cpu" and (model.threads is None or config.federation.processes == "auto"):
+        speed = measured_speed(config, observer)
+    threads = model.threads or (speed.threads if speed else usable_cores())
+    torch.set_num_threads(threads)
+    processes = num_processes(config.federation.processes, device, speed)
+    federation = config.federation.model_copy(update={"processes": processes})
+    chosen = config.model.model_copy(update={"threads": threads})
+    config = config.model_copy(update={"model": chosen, "federation": federation})
+    if speed is not None:
+        measured["speed"] = speed.to_json()
+        counted = f"{threads} thread{'' if threads == 1 else 's'}"
+        observer.message(f"computing in {chosen.dtype} with {counted}: fastest here{remark}")
+    elif "number_type" in measured:
+        observer.message(f"computing in {chosen.dtype}: fastest here{remark}")
     return config, measured
 
 
-def _device(wanted: str) -> str:
-    """`cpu` or `cuda`."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "model.device: this machine has no GPU that torch can use; expected one for "
-            'device = "cuda". Set model.device = "cpu" or "auto".'
-        )
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return wanted
-
-
-def _processes(wanted: int | str, device: str) -> int:
-    """How many workers there are."""
-    if wanted != "gpus":
-        return int(wanted)
-    if device != "cuda":
-        raise ConfigError(
-            'federation.processes: "gpus" is one worker a GPU, but the model runs on the CPU. '
-            "Give a number, or set model.device to a GPU that is there."
-        )
-    return len(visible_gpus())
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that torch sees here, by the names that `CUDA_VISIBLE_DEVICES` knows them by."""
-    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
-    numbers = [str(number) for number in range(torch.cuda.device_count())]
-    return [name for name in named if name][: len(numbers)] or numbers
-
-
-def worker_threads(config: StudyConfig) -> int:
-    """Threads of each worker process of a resolved study: its share of all."""
-    threads = config.model.threads or torch.get_num_threads()
-    return max(1, threads // max(1, int(config.federation.processes)))
+def _with_number_type(
+    config: StudyConfig, observer: Observer
+) -> tuple[StudyConfig, dict[str, Any], str]:
+    """Number type and kernel filled in, what was measured for them, and a remark for people."""
+    model = config.model
+    if "auto" not in (model.dtype, model.kernel):
+        return config, {}, ""
+    choice = choose_dtype(model.device)
+    filled: dict[str, Any] = {}
+    measured: dict[str, Any] = {"number_type": choice.to_json()}
+    remark = ""
+    if model.kernel == "auto":
+        filled["kernel"] = choice.kernel
+    if model.dtype == "auto":
+        filled["dtype"] = choice.name
+        if choice.name != "float32":
+            error = _rounding_error(config, model.device, observer)
+            measured["rounding"] = asdict(error) | {"reason": error.reason}
+            filled["dtype"] = error.name
+            if error.name != choice.name:
+                remark = f" ({choice.name} is faster, but not exact enough for this model)"
+    return config.model_copy(update={"model": model.model_copy(update=filled)}), measured, remark
 
 
 def _rounding_error(config: StudyConfig, device: str, observer: Observer) -> RoundingError:
@@ -194,14 +190,14 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
         AdapterMismatchError: The base model has none of the target modules, or is not the one that
             the start was trained on.
     """
-    torch.set_num_threads(config.model.threads or torch.get_num_threads())
+    torch.set_num_threads(config.model.threads or usable_cores())
     notes = load_notes(config)
     observer.message(f"loading the base model {config.model.base}")
     base = load_base(
         config.model.base,
         revision=config.model.revision,
         dtype=torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32,
-        device=_device(config.model.device),
+        device=device_of(config.model.device),
         kernel="onednn" if config.model.kernel == "onednn" else "torch",
         quantisation=config.model.quantisation,
         say=observer.message,
@@ -224,15 +220,7 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
         initial = started_from(config.start, base)
     model = LoRAModel(base, initial.spec)
     model.load(initial)  # a start that does not fit is told of before anything is written
-    data = {s.name: site_examples(config, s, tags, base.tokenizer) for s in notes.sites}
-    if idle := [n for n, tasks in data.items() if not all(d.train for d in tasks.values())]:
-        raise ConfigError(
-            f"sites {', '.join(idle)}: no training example is left; expected at least one. "
-            "Raise training.negatives, or check the annotations."
-        )
-    for site in notes.sites:
-        parts = {client_name(site.name, task): {task: d} for task, d in data[site.name].items()}
-        data |= parts
+    data = client_data(config, notes, tags, base.tokenizer)
     training = config.training
     server_notes = (
         ServerNotes(config, config.server_notes, notes.sites, model, tags, notes.server)
@@ -252,7 +240,7 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
         relations=(
             get_relation_format(config.prompt.format) if "relations" in config.tasks else None
         ),
-        data={**data, POOL: _pool(config, [data[site.name] for site in notes.sites])},
+        data=data,
         settings=LocalSettings(
             learning_rate=training.learning_rate,
             epochs=training.epochs,
@@ -266,6 +254,27 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
         ),
         server_notes=server_notes,
     )
+
+
+def client_data(
+    config: StudyConfig, notes: StudyNotes, tags: TagFormat, tokenizer: PieceTokenizer
+) -> dict[str, Mapping[Task, TaskData]]:
+    """The examples of every site, of every site's part with one task, and of all together.
+
+    Raises:
+        ConfigError: Sites have no example to train on.
+    """
+    sites = {s.name: site_examples(config, s, tags, tokenizer) for s in notes.sites}
+    if idle := [n for n, tasks in sites.items() if not all(d.train for d in tasks.values())]:
+        raise ConfigError(
+            f"sites {', '.join(idle)}: no training example is left; expected at least one. "
+            "Raise training.negatives, or check the annotations."
+        )
+    data: dict[str, Mapping[Task, TaskData]] = dict(sites)
+    for name, tasks in sites.items():
+        data |= {client_name(name, task): {task: found} for task, found in tasks.items()}
+    data[POOL] = _pool(config, list(sites.values()))
+    return data
 
 
 def _pool(config: StudyConfig, sites: Sequence[Mapping[Task, TaskData]]) -> dict[Task, TaskData]:

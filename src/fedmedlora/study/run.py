@@ -23,12 +23,14 @@ from fedmedlora.runs.store import RunStore
 from fedmedlora.study.compare import scores_json
 from fedmedlora.study.conditions import Arm, arms_of
 from fedmedlora.study.memory_limit import fitting_plan, refuse_weights_that_cannot_fit
-from fedmedlora.study.plan import Meter, TimeLeft
 from fedmedlora.study.predictions import PREDICTIONS, Predictions, file_stem, rules_on_gold
-from fedmedlora.study.prepare import Prepared, prepare, resolve_here
+from fedmedlora.study.prepare import Prepared, prepare
 from fedmedlora.study.reuse import forget
+from fedmedlora.study.round_watcher import RoundWatcher
+from fedmedlora.study.settled import prepare_here, speed_of_run
 from fedmedlora.study.sites import ADAPTERS, CHECKED, INPUTS, WORK, identities, open_site
 from fedmedlora.study.study_file import parse_study
+from fedmedlora.study.time_left import Meter, TimeLeft
 from fedmedlora.study.worker import pass_news_on, worker_commands
 
 if TYPE_CHECKING:
@@ -61,8 +63,7 @@ def start_study(
         FedMedLoRAError: Something else went wrong; what was finished is kept and can be resumed.
     """
     refuse_weights_that_cannot_fit(config)
-    config, measured = resolve_here(config, observer)
-    prepared = prepare(config, observer)
+    prepared, measured = prepare_here(config, observer)
     memory = fitting_plan(prepared, observer)
     store = RunStore.create(
         out,
@@ -134,7 +135,7 @@ class _Run:
         self._store = store
         self._observer = observer
         self._arms = arms_of(prepared.config)
-        self._time_left = TimeLeft(prepared, self._arms, observer)
+        self._time_left = TimeLeft(prepared, self._arms, observer, speed_of_run(store))
         self._workers = Workers(worker_commands(self._config, store.path))
         # Those of a run that is resumed are there from the start: rounds.jsonl never shrinks.
         self._records = {arm.name: self._checkpoint(arm).records() for arm in self._arms}
@@ -153,6 +154,7 @@ class _Run:
         task_counts: dict[TaskCell, DocumentCounts] = {}
         for number, arm in enumerate(self._arms, start=1):
             place = f"arm {number} of {len(self._arms)}: {arm.name}"
+            self._time_left.starts(arm)
             self._observer.message(place + self._time_left.phrase())
             adapter = self._train(arm)
             tested = Predictions(
@@ -199,7 +201,7 @@ class _Run:
         federation, prepared = self._config.federation, self._prepared
         by_client = [prepared.round_tokens(*part) for part in arm.client_tasks.items()]
         total = federation.rounds * sum(by_client)
-        meter = self._time_left.training(f"{arm.name}: training", total)
+        meter = self._time_left.training(arm, total)
         num_done = len(self._records[arm.name])
         shares = self._time_left.tokens_by_round[arm.name]
         meter.skip(total * num_done / federation.rounds, sum(shares[:num_done]))
@@ -216,7 +218,7 @@ class _Run:
             scorer=prepared.server_notes and prepared.server_notes.of_tasks(arm.tasks),
             checkpoint=self._checkpoint(arm),
             min_sites=federation.min_sites if arm.condition == "federated" else None,
-            observer=_RoundWatcher(meter, self._note_round),
+            observer=RoundWatcher(meter, self._note_round),
         )
         self._write_rounds()
         release_free_memory()  # extraction begins where training has left no holes
@@ -255,27 +257,6 @@ class _Run:
         """All rounds by arm, in the order in which arms run."""
         records = [record for arm in self._arms for record in self._records[arm.name]]
         self._store.write_json_lines(ROUNDS, [record.to_json() for record in records])
-
-
-class _RoundWatcher:
-    """Passes on what an arm tells, and has its rounds noted."""
-
-    def __init__(self, observer: Observer, note_round: Callable[[RoundRecord], None]) -> None:
-        self._observer = observer
-        self._note_round = note_round
-
-    def stage(self, title: str, total: float, unit: str) -> None:
-        self._observer.stage(title, total, unit)
-
-    def advance(self, amount: float, *, worked: bool = True, **figures: float) -> None:
-        self._observer.advance(amount, worked=worked, **figures)
-
-    def message(self, text: str) -> None:
-        self._observer.message(text)
-
-    def round_ended(self, record: RoundRecord) -> None:
-        self._note_round(record)
-        self._observer.round_ended(record)
 
 
 def adapters_folder(store: RunStore, arm: Arm, arms: list[Arm]) -> Path:

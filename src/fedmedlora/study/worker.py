@@ -14,7 +14,8 @@ from fedmedlora.core.records import SilentObserver
 from fedmedlora.federation.worker import serve
 from fedmedlora.federation.workers import WorkerCommand
 from fedmedlora.runs.store import RunStore
-from fedmedlora.study.prepare import prepare, visible_gpus, worker_threads
+from fedmedlora.study.devices import visible_gpus, worker_threads
+from fedmedlora.study.prepare import prepare
 from fedmedlora.study.sites import CHECKED, INPUTS, identities, open_site
 from fedmedlora.study.study_file import parse_study
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from fedmedlora.federation.runtime import SiteHandler
     from fedmedlora.federation.worker import OpenSite, Tell
     from fedmedlora.study.config import StudyConfig
-    from fedmedlora.study.plan import Meter
+    from fedmedlora.study.time_left import Meter
 
 
 def worker_commands(config: StudyConfig, run: Path) -> list[WorkerCommand]:
