@@ -87,11 +87,12 @@ def _work(task: Callable[[Observer, Started], RunStore], as_json: bool) -> None:
     from fedmedlora.cli.console import log_to_stderr
     from fedmedlora.cli.progress import ConsoleObserver
     from fedmedlora.report.page import write_report
+    from fedmedlora.runs.run_events import sigterm_interrupts
 
     log_to_stderr()
     places: list[Path] = []
     try:
-        with ConsoleObserver() as observer:
+        with sigterm_interrupts(), ConsoleObserver() as observer:
             store = task(observer, places.append)
             page = write_report([store.path])
             observer.message(f"report: {page}")
