@@ -92,7 +92,7 @@ def line_of(text: str, key: str, item: str | None = None) -> int | None:
     if not starts:
         return None
     if item is not None:
-        quoted = (_toml_string(item), f"'{item}'")
+        quoted = (toml_string(item), f"'{item}'")
         for number in range(starts[0], len(lines)):
             if any(text in lines[number] for text in quoted):
                 return number + 1
@@ -117,7 +117,7 @@ def _faults(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in _LISTS:
         value = data.get(key, [])
         if isinstance(value, str) and value:
-            yield key, f"{key} is not a list of strings. Write {key} = [{_toml_string(value)}]."
+            yield key, f"{key} is not a list of strings. Write {key} = [{toml_string(value)}]."
         elif not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
             yield key, f'{key} is not a list of strings. Write {key} = ["...", "..."].'
     for key in _COUNTS:
@@ -131,9 +131,9 @@ def write_card(folder: Path, card: CorpusCard) -> Path:
     for key in (*_STRINGS, *_LISTS, *_COUNTS):
         value = getattr(card, key)
         if isinstance(value, tuple):
-            lines.append(f"{key} = [{', '.join(_toml_string(item) for item in value)}]")
+            lines.append(f"{key} = [{', '.join(toml_string(item) for item in value)}]")
         elif isinstance(value, str) and value:
-            lines.append(f"{key} = {_toml_string(value)}")
+            lines.append(f"{key} = {toml_string(value)}")
         elif isinstance(value, int):
             lines.append(f"{key} = {value}")
     path = folder / CARD_NAME
@@ -141,6 +141,6 @@ def write_card(folder: Path, card: CorpusCard) -> Path:
     return path
 
 
-def _toml_string(value: str) -> str:
+def toml_string(value: str) -> str:
     """A TOML basic string: JSON's escapes, and that of DEL, which TOML does not allow bare."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

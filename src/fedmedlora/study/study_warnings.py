@@ -18,16 +18,17 @@ FEW_TEST_NOTES = 10
 
 def study_warnings(prepared: Prepared) -> list[str]:
     """One line a warning; none for a study that can show what it is meant to."""
-    config, notes = prepared.config, prepared.notes
+    lines = (*about_notes(prepared.config, prepared.notes), *_about_server_notes(prepared))
+    return [f"WARNING: {line}" for line in lines]
+
+
+def about_notes(config: StudyConfig, notes: StudyNotes) -> list[str]:
+    """What the numbers of sites and notes alone tell."""
     return [
-        f"WARNING: {line}"
-        for line in (
-            *_about_sites(config, notes),
-            *_about_test_notes(notes),
-            *_about_validation_notes(config, notes),
-            *_about_server_notes(prepared),
-            *_about_copies(notes),
-        )
+        *_about_sites(config, notes),
+        *_about_test_notes(notes),
+        *_about_validation_notes(config, notes),
+        *_about_copies(notes),
     ]
 
 
