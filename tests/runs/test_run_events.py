@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,13 @@ def test_an_interruption_in_the_middle_of_an_entry_leaves_a_whole_chain(
         monkeypatch.setattr(os, "fsync", sync)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), recorded_run(path) as audit:
-        monkeypatch.setattr(os, "fsync", interrupted)
-        audit.append("arm-finished")
+    def work_on() -> None:
+        with recorded_run(path) as audit:
+            monkeypatch.setattr(os, "fsync", interrupted)
+            audit.append("arm-finished")
+
+    with pytest.raises(KeyboardInterrupt):
+        work_on()
 
     assert told(path)[-1] == ("run-interrupted", {"by": "SIGINT"})
 
@@ -99,8 +104,12 @@ def test_an_interruption_in_the_middle_of_an_entry_leaves_a_whole_chain(
 def test_sigterm_ends_the_work_as_ctrl_c_does_and_afterwards_as_before() -> None:
     before = signal.getsignal(signal.SIGTERM)
 
-    with pytest.raises(Terminated), sigterm_interrupts():
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.pause()  # pragma: no cover
+    def end_oneself() -> None:
+        with sigterm_interrupts():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+    with pytest.raises(Terminated):
+        end_oneself()
 
     assert signal.getsignal(signal.SIGTERM) is before

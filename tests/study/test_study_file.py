@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import pytest
 
 from fedmedlora.cli.app import app
 from fedmedlora.cli.console import run_app
+from fedmedlora.core.document import Document, Entity
 from fedmedlora.core.errors import ConfigError
+from fedmedlora.corpora.brat_writer import write_brat
 from fedmedlora.corpora.card import CorpusCard, write_card
 from fedmedlora.corpora.jsonl import read_jsonl, write_jsonl
+from fedmedlora.study.data import load_notes
 from fedmedlora.study.study_file import load_study
 
 
@@ -168,6 +172,19 @@ def test_an_override_of_nothing_is_a_fault(minimal: Path, override: str, reason:
             "strategies.0.name=fedbest",
             "strategies.0: no strategy is called 'fedbest'. Expected one of fedavg, uniform,",
         ),
+        ("strategies.0.name=fedmedlora", "'fedmedlora'. Did you mean 'fedmedlora-plus'?"),
+        ("strategies.0.name=FedAvg", "no strategy is called 'FedAvg'. Did you mean 'fedavg'?"),
+        (
+            'strategies=[{name="fedmedlora-plus", mode="referenc"}]',
+            """"cross-eval", got "referenc". Did you mean 'reference'?""",
+        ),
+        ('strategies=[{mode="paper"}]', "strategies.0: name is missing; expected that of a strat"),
+        ("rounds=3", "rounds: unknown key here; it belongs to [federation]"),
+        ("training.rounds=3", "training.rounds: unknown key here; it belongs to [federation]"),
+        ("model.seed=3", "model.seed: unknown key here; it belongs to the top of the file"),
+        ("federation.processes=many", 'processes: expected a whole number or "gpus", got "many"'),
+        ("tasks=entities", 'got "entities". Write tasks = ["entities"]'),
+        ('cohorts=[{name="x"}]', 'cohorts.0.corpus: missing. Write corpus = "FOLDER"'),
         ("strategies.0.mode=paper", "strategies.0.mode: unknown key. Expected some of name, size"),
         ('strategies=[{name="fedavg"}, {name="fedavg"}]', "fedavg is listed more than once"),
         *(
@@ -393,3 +410,47 @@ def test_what_follows_from_a_fault_only_is_not_told(bare_study: Path) -> None:
     assert len(faults(bare_study, 'server_notes.sites=["alder-icu"]', "sites.0.labels=3")) == 1
     assert len(faults(bare_study, "split.train=x")) == 1
     assert len(faults(bare_study, "data.artificial=maybe")) == 1
+
+
+BRAT = 'sites=[{name="north", corpus="north"}]'
+
+
+def faults_of_notes(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_notes(load_study(path, overrides))
+    return str(caught.value).splitlines()
+
+
+def test_notes_without_a_card_are_told_the_line_to_write(minimal: Path) -> None:
+    note = Document("n1", "aspirin", (Entity.at("T1", "drug", 0, 7), Entity.at("T2", "form", 0, 7)))
+    write_brat(minimal.parent / "north", [replace(note, id=f"n{i}") for i in range(9)])
+
+    (fault,) = faults_of_notes(minimal, BRAT)
+
+    assert 'Below its name in the study file write labels = ["drug"]' in fault
+    labels = 'sites=[{name="north", corpus="north", labels=["drug"], group="(.)$"}]'
+    assert load_study(minimal, [labels]).sites[0].labels == ("drug",)
+
+
+def test_a_misspelt_label_or_modifier_of_a_site_is_told_with_the_right_one(minimal: Path) -> None:
+    note = Document("n1", "aspirin", (Entity.at("T1", "drug", 0, 7), Entity.at("T2", "form", 0, 7)))
+    write_brat(minimal.parent / "north", [replace(note, id=f"n{i}") for i in range(9)])
+    misspelt = 'sites=[{name="north", corpus="north", labels=["drugs"], modifiers=["forms"]}]'
+
+    label, modifier = faults_of_notes(minimal, misspelt)
+
+    assert label.endswith("Did you mean 'drug'?")
+    assert modifier.endswith("Did you mean 'form'?")
+
+
+def test_a_label_that_is_misspelt_in_a_card_is_told_with_its_line(minimal: Path) -> None:
+    note = Document("n1", "aspirin", (Entity.at("T1", "drug", 0, 7),))
+    texts = [replace(note, id=f"n{i}", text=f"aspirin {i}") for i in range(9)]
+    write_jsonl(minimal.parent / "north" / "d.jsonl", texts)
+    card = CorpusCard("north", "d.jsonl", ("drug", "problm", "Age"), ("modifies",))
+    write_card(minimal.parent / "north", card)
+
+    (fault,) = faults_of_notes(minimal, BRAT)
+
+    assert "corpus.toml:3: annotated_labels names 'problm'" in fault
+    assert fault.endswith("Did you mean 'problem'?")

@@ -161,7 +161,12 @@ def _with_strategies(choice: Choice, out: Path) -> tuple[Choice, StudyConfig, St
 
 def _parsed(choice: Choice, out: Path) -> tuple[StudyConfig, StudyNotes]:
     values = tomllib.loads(study_text(choice))
-    values["data"]["root"] = str(out.resolve().parent)
+    root = out.resolve().parent
+    values["data"]["root"] = str(root)
+    own = values.get("server_notes", {}).get("corpora", [])
+    for corpus in (*values["sites"], *values.get("cohorts", []), *own):
+        # The folder of the study file need not exist yet, and nothing leads up out of it then.
+        corpus["corpus"] = os.path.normpath(root / corpus["corpus"])
     try:
         config = parse_study(values, str(out))
         return config, load_notes(config)
