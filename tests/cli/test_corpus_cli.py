@@ -69,7 +69,7 @@ def test_validate_reads_another_format_by_name_and_says_so_where_it_was_not_name
     assert code == 1
     assert out.splitlines() == [
         f"{path}:2: entity 'T0': offsets 0 to 2 do not lie in the text of 1 characters.",
-        f"{path}: 1 faults (1 offset)",
+        f"{path}: 1 fault (1 offset)",
     ]
     code, out, _ = run("validate", path)
     assert code == 1
@@ -96,8 +96,8 @@ def test_convert_goes_both_ways_and_accounts_for_the_notes(run, hospitals, tmp_p
     )
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        "read     2 notes, 2 entities, 1 relations",
-        f"written  2 notes, 2 entities, 1 relations -> {tmp_path / 'b'}",
+        "read     2 notes, 2 entities, 1 relation",
+        f"written  2 notes, 2 entities, 1 relation -> {tmp_path / 'b'}",
         "skipped  0 notes",
     ]
     arguments = ("--from", "brat", "--to", "jsonl", "--out", tmp_path / "c.jsonl", "--json")
@@ -118,7 +118,7 @@ def test_convert_refuses_bad_notes_or_skips_and_counts_them(run, tmp_path):
     assert not (tmp_path / "b").exists()
     code, out, _ = run(*arguments, "--skip-bad-notes")
     assert code == 0
-    assert "skipped  1 notes\n" in out
+    assert "skipped  1 note\n" in out
     assert f"{path}:2: not JSON" in out
 
 
@@ -197,7 +197,7 @@ def test_summarize_names_notes_that_two_corpora_share(run, tmp_path):
     paths = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     code, out, _ = run("summarize", *paths)
     assert code == 0
-    assert "nearly the same (100%): a a1, b b1\n1 pairs of notes" in out
+    assert "nearly the same (100%): a a1, b b1\n1 pair of notes" in out
     assert "aspirin" not in out
     told = json.loads(run("summarize", *paths, "--json")[1])
     assert told["near_duplicates"] == [
@@ -225,8 +225,8 @@ def test_convert_maps_labels_and_says_what_became_of_everything(run, tmp_path):
     code, out, err = run(*common, "--to", "bio", "--out", tmp_path / "bio")
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        "read     1 notes, 3 entities, 2 relations",
-        f"written  1 notes, 2 entities, 0 relations -> {tmp_path / 'bio'}",
+        "read     1 note, 3 entities, 2 relations",
+        f"written  1 note, 2 entities, 0 relations -> {tmp_path / 'bio'}",
         "skipped  0 notes",
         "mapped   1 x Often -> frequency",
         "mapped   1 x Rx -> drug",

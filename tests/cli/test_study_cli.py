@@ -49,7 +49,9 @@ def test_check_prints_the_plan_for_people(
         assert line in captured.out
     for start in ("time: about ", "traffic: ", "disk: ", "memory: about "):
         assert f"\n{start}" in captured.out
-    assert "loading the base model" in captured.err
+    for step in ("reading the notes", "loading the base model", "planning memory", "measuring"):
+        assert step in captured.err
+    assert "WARNING: there is no held-out cohort" in captured.out
     assert sorted(study.parent.rglob("*")) == before
     assert list(tmp_path.iterdir()) == []
 
@@ -63,6 +65,7 @@ def test_check_prints_json_only_where_asked(study: Path, capsys) -> None:
         "sites",
         "cohorts",
         "shared_notes",
+        "warnings",
         "training_tokens",
         "extraction_characters",
         "seconds",

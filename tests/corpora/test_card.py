@@ -45,12 +45,41 @@ def test_all_faults_of_a_card_are_told_at_once(tmp_path):
     with pytest.raises(CorpusError) as caught:
         load_card(path)
     assert str(caught.value).splitlines() == [
-        f"{path}: documents is missing.",
-        f"{path}: style is not a string.",
-        f"{path}: name is empty; expected a string.",
-        f"{path}: annotated_labels is not a list of strings.",
-        f"{path}: num_relations is not a whole number, zero or more.",
+        f'{path}:1: name is empty. Write name = "north"; the folder\'s name will do.',
+        f'{path}: documents is missing. Write documents = "documents.jsonl", or "." for BRAT files '
+        "beside the card.",
+        f'{path}:3: style is not a string. Write it in quotes: style = "...".',
+        f'{path}:2: annotated_labels is not a list of strings. Write annotated_labels = ["drug"].',
+        f"{path}:4: num_relations is not a whole number, zero or more. "
+        "Correct it, or leave it out.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("annotated_label", "annotated_labels"),
+        ("labels", "annotated_labels"),
+        ("Name", "name"),
+        ("license", "licence"),
+        ("annotated-relations", "annotated_relations"),
+        ("num_document", "num_documents"),
+    ],
+)
+def test_a_misspelt_key_is_told_with_the_right_one_and_not_as_a_missing_one(tmp_path, wrong, right):
+    lines = {"name": '"x"', "documents": '"d.jsonl"', "annotated_labels": '["drug"]'}
+    value = lines.pop(right, '["modifies"]')
+    path = tmp_path / "corpus.toml"
+    path.write_text("".join(f"{k} = {v}\n" for k, v in {**lines, wrong: value}.items()))
+
+    with pytest.raises(CorpusError) as caught:
+        load_card(path)
+
+    line = len(lines) + 1
+    assert (
+        str(caught.value)
+        == f"{path}:{line}: the key {wrong!r} is not known. Did you mean {right!r}?"
+    )
 
 
 @pytest.mark.parametrize("raw", [b"name = ", b'name = "caf\xe9"', b"\xff\xfe"])

@@ -1,6 +1,7 @@
 """Validation: every fault of a corpus, with its place, and never a word of a note."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -58,7 +59,12 @@ def test_what_contradicts_the_card_is_a_fault(tmp_path):
     write_jsonl(tmp_path / "d.jsonl", NOTES)
     card = CorpusCard("north", "d.jsonl", ("drug",), num_documents=2, num_entities=9)
     write_card(tmp_path, card)
-    assert told(validate(tmp_path, default_schema())) == [("d.jsonl", 1, "unknown-label")]
+    unlisted, counted = validate(tmp_path, default_schema()).faults
+    assert str(unlisted) == (
+        f"{tmp_path / 'corpus.toml'}:3: annotated_labels does not list 'frequency', but 1 mention "
+        "has it, the first in note 'n1'. List it, or take out what was not annotated on purpose."
+    )
+    assert counted.line == 6
     write_card(tmp_path, CorpusCard("north", "d.jsonl", ("drug", "frequency"), num_entities=9))
     [fault] = validate(tmp_path / "corpus.toml", default_schema()).faults
     assert (fault.file, fault.code) == (tmp_path / "corpus.toml", "card")
@@ -69,8 +75,98 @@ def test_faults_of_the_card_itself_are_listed(tmp_path):
     (tmp_path / "corpus.toml").write_text('name = "x"\n')
     validation = validate(tmp_path, None)
     assert [str(fault) for fault in validation.faults] == [
-        f"{tmp_path / 'corpus.toml'}: documents is missing.",
-        f"{tmp_path / 'corpus.toml'}: annotated_labels is missing.",
+        f'{tmp_path / "corpus.toml"}: documents is missing. Write documents = "documents.jsonl", '
+        'or "." for BRAT files beside the card.',
+        f"{tmp_path / 'corpus.toml'}: annotated_labels is missing. Write annotated_labels = "
+        '["problem", "treatment", "test", "drug"], without those that the annotators did not look '
+        "for.",
+    ]
+    assert {fault.code for fault in validation.faults} == {"card"}
+
+
+def card_of(folder, labels, relations=("modifies",), role="train"):
+    write_jsonl(folder / "d.jsonl", [replace(NOTES[0], id=f"n{i}") for i in range(3)])
+    write_card(folder, CorpusCard("north", "d.jsonl", labels, relations, role=role))
+
+
+@pytest.mark.parametrize("wrong", ["drugs", "Drug", "durg"])
+def test_a_misspelt_label_in_the_card_is_one_fault_of_its_line_and_of_no_mention(tmp_path, wrong):
+    card_of(tmp_path, (wrong, "frequency"))
+
+    [fault] = validate(tmp_path, default_schema()).faults
+
+    assert str(fault) == (
+        f"{tmp_path / 'corpus.toml'}:4: annotated_labels names '{wrong}', which is not in the "
+        "schema clinical-ie-v1. Did you mean 'drug'?"
+    )
+    assert validate(tmp_path, default_schema()).num_documents == 3
+
+
+def test_a_label_that_nothing_is_near_to_is_told_with_those_that_there_are(tmp_path):
+    card_of(tmp_path, ("drug", "frequency", "Medication"))
+
+    [fault] = validate(tmp_path, default_schema()).faults
+
+    assert "annotated_labels names 'Medication', which is not in the schema" in fault.reason
+    assert "Expected some of bodyloc, condition, " in fault.reason
+    assert validate(tmp_path, None).faults == ()
+
+
+def test_native_labels_that_card_and_notes_share_are_told_once_each(tmp_path):
+    note = Document("n1", "aspirin", (Entity.at("T1", "Medication", 0, 7),))
+    write_jsonl(tmp_path / "d.jsonl", [note, replace(note, id="n2")])
+    write_card(tmp_path, CorpusCard("north", "d.jsonl", ("Medication",)))
+
+    assert told(validate(tmp_path, default_schema())) == [("corpus.toml", 3, "card")]
+
+
+def test_a_misspelt_relation_or_role_in_the_card_is_one_fault_of_its_line(tmp_path):
+    card_of(tmp_path, ("drug", "frequency"), ("modifes",), role="extern")
+
+    relation, role = validate(tmp_path, default_schema()).faults
+
+    assert relation.reason == (
+        "annotated_relations names 'modifes', which no relation here is called. Did you mean "
+        "'modifies'?"
+    )
+    assert (relation.line, role.line) == (5, 3)
+    assert "Did you mean 'external'?" in role.reason
+    card_of(tmp_path, ("drug", "frequency"), role="assertions")
+    assert validate(tmp_path, default_schema()).faults == ()
+
+
+def test_a_second_note_of_one_id_is_told_behind_a_first_one_with_faults(tmp_path):
+    def entity(identity, end=7):
+        return {"id": identity, "label": "drug", "start": 0, "end": end, "text": "aspirin"[:end]}
+
+    def note(*entities, **more):
+        return json.dumps({"id": "n1", "text": "aspirin", "entities": entities} | more)
+
+    lines = [note(entity("T1", 9)), note(entity("T1")), note(entity("T1", 9), entity("T1"))]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines))
+
+    assert told(validate(tmp_path / "d.jsonl", None)) == [
+        ("d.jsonl", 1, "offset"),
+        ("d.jsonl", 2, "duplicate-id"),
+        ("d.jsonl", 3, "offset"),
+        ("d.jsonl", 3, "duplicate-id"),
+        ("d.jsonl", 3, "duplicate-id"),
+    ]
+    first = validate(tmp_path / "d.jsonl", None).faults[1].reason
+    assert first == "document id 'n1' occurs twice, first in line 1; expected unique ids."
+
+
+def test_an_entity_without_a_readable_id_is_told_by_its_place_in_the_note(tmp_path):
+    entities = [{"label": "drug", "start": 0, "end": 7, "text": "aspirin"}]
+    entities.append(entities[0] | {"id": "two words", "end": 9})
+    line = json.dumps({"id": "n1", "text": "aspirin", "entities": entities})
+    (tmp_path / "d.jsonl").write_text(line)
+
+    reasons = [fault.reason for fault in validate(tmp_path / "d.jsonl", None).faults]
+
+    assert reasons == [
+        "entity number 1 has no 'id'; expected a string.",
+        "entity number 2: offsets 0 to 9 do not lie in the text of 7 characters.",
     ]
 
 

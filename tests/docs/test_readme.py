@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 
 from fedmedlora.cli.app import app
 from fedmedlora.cli.console import run_app
+from fedmedlora.corpora.brat_writer import write_brat
+from fedmedlora.corpora.jsonl import read_jsonl
+from fedmedlora.study.data import load_notes
 from fedmedlora.study.study_file import load_study
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +87,51 @@ def test_the_example_corpus_is_valid_as_it_stands(
     code = run_app(app, ["corpus", "validate", str(tmp_path)])
 
     assert code == 0, capsys.readouterr()
+
+
+@pytest.fixture
+def own_notes(tmp_path: Path) -> Path:
+    """The folders that README's steps speak of; `south` is a BRAT folder, the others have cards."""
+    card = only([block for block in blocks("toml") if "annotated_labels" in block])
+    note = json.loads(only(blocks("json")))
+    notes = [note | {"id": f"note-{n}", "text": f"{note['text']} {n}"} for n in range(60)]
+    for name in ("north", "east"):
+        folder = tmp_path / "notes" / name
+        folder.mkdir(parents=True)
+        (folder / "corpus.toml").write_text(card.replace("north", name), "utf-8")
+        (folder / "documents.jsonl").write_text("\n".join(map(json.dumps, notes)), "utf-8")
+    write_brat(tmp_path / "notes" / "south", read_jsonl(folder / "documents.jsonl"))
+    return tmp_path
+
+
+def step(start: str) -> list[str]:
+    return only([line for line in COMMANDS if line.startswith(start)]).split()[1:]
+
+
+def test_readmes_steps_with_own_notes_lead_to_a_study_also_with_a_brat_folder(
+    own_notes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(own_notes)
+
+    for command in ("corpus validate", "corpus summarize", "study new"):
+        assert run_app(app, step(f"fedmedlora {command}")) == 0, capsys.readouterr()
+    written = load_study(Path("study.toml"))
+    example = only([block for block in blocks("toml") if "[[sites]]" in block])
+    Path("study.toml").write_text(example, "utf-8")
+    shown = load_study(Path("study.toml"))
+
+    assert load_notes(written).cohorts
+    assert load_notes(shown).cohorts
+    for part in ("name", "seed", "data", "cohorts", "strategies", "server_notes", "federation"):
+        assert getattr(written, part) == getattr(shown, part)
+    paths = [[study.path_of(site) for site in study.sites] for study in (written, shown)]
+    assert paths[0] == paths[1]
+    # README's notes hold two of the labels only.
+    labels = [[site.labels for site in study.sites] for study in (written, shown)]
+    assert labels == [
+        [None, ("problem", "drug")],
+        [None, ("problem", "treatment", "test", "drug")],
+    ]
 
 
 def test_the_example_study_is_accepted_and_says_what_the_text_says(tmp_path: Path) -> None:

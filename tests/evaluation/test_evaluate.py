@@ -174,12 +174,12 @@ def test_a_gold_document_without_a_prediction_is_missed_altogether() -> None:
 
 
 def test_a_predicted_document_that_is_not_gold_is_refused_by_id() -> None:
-    with pytest.raises(CorpusError, match="1 documents are not among the gold ones: 'b'"):
+    with pytest.raises(CorpusError, match="1 document not among the gold ones: 'b'"):
         scored([GOLD], [dataclasses.replace(GOLD, id="b")])
 
 
 def test_a_prediction_on_another_text_is_refused_without_showing_either() -> None:
-    with pytest.raises(CorpusError, match="text of 1 documents differs") as caught:
+    with pytest.raises(CorpusError, match="1 document with another text than the gold") as caught:
         scored([GOLD], [dataclasses.replace(GOLD, text=TEXT + " ")])
 
     assert "'a'" in str(caught.value)

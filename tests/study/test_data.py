@@ -209,7 +209,7 @@ def test_a_site_with_too_few_notes_is_told_which_split_lacks_some(study_of) -> N
     config = study_of(north=(note(1),))
 
     (fault,) = told(config)
-    assert fault.startswith("site north: has no test note; expected at least one of 1 notes")
+    assert fault.startswith("site north: has no test note; expected at least one of 1 note.")
 
 
 def test_a_giver_of_server_notes_without_validation_notes_is_told(study_of) -> None:
@@ -265,7 +265,7 @@ def test_a_label_that_the_site_never_annotated_is_a_fault(study_of) -> None:
         site = config.sites[0].model_copy(update={"labels": labels})
         wrong = labels[-1]
         found = told(config.model_copy(update={"sites": (site,)}))
-        assert any(f"label '{wrong}' is not an entity label that the corpus" in f for f in found)
+        assert any(f"labels: '{wrong}' is not an entity label that the corpus" in f for f in found)
 
 
 def test_entities_of_other_labels_do_not_make_a_training_note(study_of) -> None:

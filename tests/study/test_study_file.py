@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import pytest
 
 from fedmedlora.cli.app import app
 from fedmedlora.cli.console import run_app
+from fedmedlora.core.document import Document, Entity
 from fedmedlora.core.errors import ConfigError
+from fedmedlora.corpora.brat_writer import write_brat
 from fedmedlora.corpora.card import CorpusCard, write_card
 from fedmedlora.corpora.jsonl import read_jsonl, write_jsonl
+from fedmedlora.study.data import load_notes
 from fedmedlora.study.study_file import load_study
 
 
@@ -131,38 +135,57 @@ def test_an_override_of_nothing_is_a_fault(minimal: Path, override: str, reason:
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("federation.round=3", "federation.round: unknown key"),
-        ("colour=red", "colour: unknown key"),
-        ("federation.rounds=many", "federation.rounds: Input should be a valid integer"),
-        ("federation.rounds=0", "federation.rounds: Input should be greater than 0"),
-        ("federation.rounds=1.5", "federation.rounds: Input should be a valid integer"),
-        ("federation.rounds=true", "federation.rounds: Input should be a valid integer"),
-        ("federation.rounds='3'", "federation.rounds: Input should be a valid integer"),
-        ("training.epochs='1'", "training.epochs: Input should be a valid number"),
-        ("data.artificial=yes", "data.artificial: Input should be a valid boolean"),
-        ("seed=2024-01-01", "seed: Input should be a valid integer"),
-        ("federation.codec=int8", "federation.codec: Input should be 'fp32' or 'bf16'"),
-        ("federation.min_sites=2", "federation.min_sites: 2, but there are 1 sites"),
-        ("training.learning_rate=inf", "training.learning_rate: Input should be a finite number"),
-        ("training.learning_rate=nan", "training.learning_rate: Input should be"),
-        ("training.learning_rate=-1", "training.learning_rate: Input should be greater than 0"),
-        ("training.negatives=2", "training.negatives: Input should be less than or equal to 1"),
-        ("lora=3", "lora: Input should be an object"),
-        ("data=3", "data: Input should be an object"),
-        ("sites=[]", "sites: Tuple should have at least 1 item"),
-        ("sites=3", "sites: Input should be a valid array"),
-        ("sites.0.labels=[]", "sites.0.labels: Tuple should have at least 1 item"),
+        ("federation.round=3", "federation.round: unknown key. Did you mean rounds?"),
+        ("colour=red", "colour: unknown key. Expected some of name, seed, tasks"),
+        ("federation.rounds=many", 'federation.rounds: expected a whole number, got "many"'),
+        ("federation.rounds=0", "federation.rounds: expected more than 0, got 0"),
+        ("federation.rounds=1.5", "federation.rounds: expected a whole number, got"),
+        ("federation.rounds=true", "federation.rounds: expected a whole number, got"),
+        ("federation.rounds='3'", "federation.rounds: expected a whole number, got"),
+        ("training.epochs='1'", 'training.epochs: expected a number, got "1"'),
+        ("data.artificial=yes", 'data.artificial: expected true or false, got "yes"'),
+        ("seed=2024-01-01", 'seed: expected a whole number, got "2024-01-01"'),
+        ("federation.codec=int8", 'federation.codec: expected "fp32" or "bf16", got "int8"'),
+        ("federation.min_sites=2", "federation.min_sites: 2, but the arm fedavg has 1 site."),
+        ("training.learning_rate=inf", "training.learning_rate: expected a finite number, got"),
+        ("training.learning_rate=nan", "training.learning_rate: expected"),
+        ("training.learning_rate=-1", "training.learning_rate: expected more than 0, got -1"),
+        ("training.negatives=2", "training.negatives: expected at most 1, got 2"),
+        ("lora=3", "lora: expected a table, [lora], got 3"),
+        ("data=3", "data: expected a table, [data], got 3"),
+        ("sites=[]", "sites: expected at least 1 [[sites]], got []"),
+        ("sites=3", "sites: expected tables, each below a line [[sites]], got 3"),
+        ("sites.0.labels=[]", "sites.0.labels: expected at least 1 item, got []"),
         ("sites.0.group=(", "north: group is not a regular expression with one group"),
         ("sites.0.group=a.b", "north: group is not a regular expression with one group"),
         ("model.base=./none", "model.base: ./none: no such file or folder"),
         ("model.base=none.gguf", "model.base: none.gguf: no such file or folder"),
         ("sites.0.corpus=3", "sites.0.corpus"),
-        ("lora.target_modules=[]", "lora.target_modules: Tuple should have at least 1 item"),
-        ("evaluation.presets=[]", "evaluation.presets: Tuple should have at least 1 item"),
+        ("lora.target_modules=[]", "lora.target_modules: expected at least 1 item"),
+        ("evaluation.presets=[]", "evaluation.presets: expected at least 1 item"),
         ('evaluation.presets=["strict", "strict"]', "evaluation.presets: strict occurs twice"),
-        ('evaluation.presets=["near"]', "evaluation.presets.0: Input should be 'strict'"),
-        ("strategies.0.name=fedbest", "strategies.0: Input tag 'fedbest'"),
-        ("strategies.0.mode=paper", "strategies.0.fedavg.mode: unknown key"),
+        (
+            'evaluation.presets=["near"]',
+            'evaluation.presets.0: expected "strict" or "lenient", got "near"',
+        ),
+        (
+            "strategies.0.name=fedbest",
+            "strategies.0: no strategy is called 'fedbest'. Expected one of fedavg, uniform,",
+        ),
+        ("strategies.0.name=fedmedlora", "'fedmedlora'. Did you mean 'fedmedlora-plus'?"),
+        ("strategies.0.name=FedAvg", "no strategy is called 'FedAvg'. Did you mean 'fedavg'?"),
+        (
+            'strategies=[{name="fedmedlora-plus", mode="referenc"}]',
+            """"cross-eval", got "referenc". Did you mean 'reference'?""",
+        ),
+        ('strategies=[{mode="paper"}]', "strategies.0: name is missing; expected that of a strat"),
+        ("rounds=3", "rounds: unknown key here; it belongs to [federation]"),
+        ("training.rounds=3", "training.rounds: unknown key here; it belongs to [federation]"),
+        ("model.seed=3", "model.seed: unknown key here; it belongs to the top of the file"),
+        ("federation.processes=many", 'processes: expected a whole number or "gpus", got "many"'),
+        ("tasks=entities", 'got "entities". Write tasks = ["entities"]'),
+        ('cohorts=[{name="x"}]', 'cohorts.0.corpus: missing. Write corpus = "FOLDER"'),
+        ("strategies.0.mode=paper", "strategies.0.mode: unknown key. Expected some of name, size"),
         ('strategies=[{name="fedavg"}, {name="fedavg"}]', "fedavg is listed more than once"),
         *(
             (f"strategies=[{{{strategy}}}]", "expected [server_notes], got none")
@@ -173,7 +196,7 @@ def test_an_override_of_nothing_is_a_fault(minimal: Path, override: str, reason:
             )
         ),
         ("split.train=0.9", "split: the shares add up to 1.2; expected 1"),
-        ("split.test=0", "split.test: Input should be greater than 0"),
+        ("split.test=0", "split.test: expected more than 0, got 0"),
         ('server_notes.sites=["south"]', "server_notes.sites: 'south' is not a training site"),
         ('cohorts=[{name="north", corpus="x"}]', "'north' is used for more than one site"),
         ('cohorts=[{name="a", corpus="hospitals/north"}]', "trained on at one place and tested"),
@@ -216,7 +239,10 @@ TWO_SITES = 'sites=[{name="a", corpus="a", tasks=["entities"]}, {name="b", corpu
         (['sites.0.tasks=["relations"]'], "north: tasks: relations is not a task of the study"),
         (['arms.tasks=["relations"]'], "arms.tasks: relations is not a task of the study"),
         ([BOTH, 'sites.0.tasks=["entities"]'], "tasks: no site trains relations; expected at"),
-        (['sites.0.tasks=["coding"]'], "sites.0.tasks.0: Input should be 'entities' or"),
+        (
+            ['sites.0.tasks=["coding"]'],
+            'sites.0.tasks.0: expected "entities" or "relations", got "coding"',
+        ),
         (
             [BOTH, 'sites=[{name="a", corpus="a"}, {name="a.relations", corpus="b"}]'],
             "name 'a.relations': stands for a part of site 'a'",
@@ -234,7 +260,7 @@ TWO_SITES = 'sites=[{name="a", corpus="a", tasks=["entities"]}, {name="b", corpu
         ),
         (
             [BOTH, TWO_SITES, 'arms.tasks=["mix", "relations"]', "federation.min_sites=2"],
-            "federation.min_sites: 2, but there are 1 sites in the arm fedavg-relations",
+            "federation.min_sites: 2, but the arm fedavg-relations has 1 site.",
         ),
         (["training.relation_share=1.5"], "training.relation_share"),
         (["training.relation_share=most"], "training.relation_share"),
@@ -275,7 +301,7 @@ KRUM = 'strategies=[{name="multi-krum"}]'
 def test_multi_krum_with_too_few_sites_is_told_before_a_run(minimal: Path) -> None:
     (fault,) = faults_of_file(minimal, KRUM, sites(4))
 
-    assert "arm multi-krum: multi-krum: to withstand 1 bad sites it needs 5; expected" in fault
+    assert "arm multi-krum: multi-krum: to withstand 1 bad site it needs 5; expected" in fault
     assert "got 4" in fault
     assert load_study(minimal, [KRUM, sites(5)])
     assert load_study(minimal, ['strategies=[{name="multi-krum", num_bad=0}]', sites(3)])
@@ -319,7 +345,7 @@ def test_options_of_a_strategy_make_arms_of_their_own(minimal: Path) -> None:
         (b"name = [", "not TOML"),
         (b'name = "K\xf6ln"', "byte 9 is not UTF-8"),
         (b'name = "a"\nname = "b"', "not TOML"),
-        (b"", "name: Field required"),
+        (b"", 'name: missing. Write name = "..."'),
     ],
 )
 def test_a_file_that_is_no_study_is_told(tmp_path: Path, data: bytes, reason: str) -> None:
@@ -360,17 +386,17 @@ def test_all_faults_of_file_overrides_and_notes_are_told_at_once_and_nothing_is_
         lines = captured.err.splitlines()
         assert all(line.startswith("error: ") for line in lines)
         for reason in (
-            "federation.rounds: Input should be a valid integer",
+            "federation.rounds: expected a whole number, got",
             "federation.colour: unknown key",
             "lore: unknown key",
-            "cohorts.3.name: Input should be a valid string",
+            "cohorts.3.name: expected a string in quotes, got 3",
             "--set nonsense: expected KEY=VALUE",
             "split: the shares add up to 1.2",
             "name 'empty' is used for more than one site, cohort or corpus",
             "fedavg is listed more than once",
             f"gone: {hospitals / 'gone'}: not found",
             "site empty: has no training note with an annotated entity",
-            "label 'mood' is not an entity label that the corpus annotates",
+            "labels: 'mood' is not an entity label that the corpus annotates",
         ):
             assert sum(reason in line for line in lines) == 1, (reason, captured.err)
         assert len(lines) == 11
@@ -384,3 +410,47 @@ def test_what_follows_from_a_fault_only_is_not_told(bare_study: Path) -> None:
     assert len(faults(bare_study, 'server_notes.sites=["alder-icu"]', "sites.0.labels=3")) == 1
     assert len(faults(bare_study, "split.train=x")) == 1
     assert len(faults(bare_study, "data.artificial=maybe")) == 1
+
+
+BRAT = 'sites=[{name="north", corpus="north"}]'
+
+
+def faults_of_notes(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_notes(load_study(path, overrides))
+    return str(caught.value).splitlines()
+
+
+def test_notes_without_a_card_are_told_the_line_to_write(minimal: Path) -> None:
+    note = Document("n1", "aspirin", (Entity.at("T1", "drug", 0, 7), Entity.at("T2", "form", 0, 7)))
+    write_brat(minimal.parent / "north", [replace(note, id=f"n{i}") for i in range(9)])
+
+    (fault,) = faults_of_notes(minimal, BRAT)
+
+    assert 'Below its name in the study file write labels = ["drug"]' in fault
+    labels = 'sites=[{name="north", corpus="north", labels=["drug"], group="(.)$"}]'
+    assert load_study(minimal, [labels]).sites[0].labels == ("drug",)
+
+
+def test_a_misspelt_label_or_modifier_of_a_site_is_told_with_the_right_one(minimal: Path) -> None:
+    note = Document("n1", "aspirin", (Entity.at("T1", "drug", 0, 7), Entity.at("T2", "form", 0, 7)))
+    write_brat(minimal.parent / "north", [replace(note, id=f"n{i}") for i in range(9)])
+    misspelt = 'sites=[{name="north", corpus="north", labels=["drugs"], modifiers=["forms"]}]'
+
+    label, modifier = faults_of_notes(minimal, misspelt)
+
+    assert label.endswith("Did you mean 'drug'?")
+    assert modifier.endswith("Did you mean 'form'?")
+
+
+def test_a_label_that_is_misspelt_in_a_card_is_told_with_its_line(minimal: Path) -> None:
+    note = Document("n1", "aspirin", (Entity.at("T1", "drug", 0, 7),))
+    texts = [replace(note, id=f"n{i}", text=f"aspirin {i}") for i in range(9)]
+    write_jsonl(minimal.parent / "north" / "d.jsonl", texts)
+    card = CorpusCard("north", "d.jsonl", ("drug", "problm", "Age"), ("modifies",))
+    write_card(minimal.parent / "north", card)
+
+    (fault,) = faults_of_notes(minimal, BRAT)
+
+    assert "corpus.toml:3: annotated_labels names 'problm'" in fault
+    assert fault.endswith("Did you mean 'problem'?")

@@ -12,6 +12,7 @@ from fedmedlora.adapters.products import mean_of_products
 from fedmedlora.aggregation.screening import screen_products
 from fedmedlora.aggregation.strategy import Aggregate
 from fedmedlora.core.errors import AggregationError, ConfigError
+from fedmedlora.core.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -104,8 +105,9 @@ class MultiKrum:
     def too_few(self, num_sites: int) -> str:
         """What is wrong with so few sites."""
         return (
-            f"multi-krum: to withstand {self.num_bad} bad sites it needs {self.num_needed}; "
-            f"expected so many, got {num_sites}. Lower `num_bad`, or choose `geometric-median`."
+            f"multi-krum: to withstand {counted(self.num_bad, 'bad site')} it needs "
+            f"{self.num_needed}; expected so many, got {num_sites}. Lower `num_bad`, or "
+            "choose `geometric-median`."
         )
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedmedlora.core.words import counted
 from fedmedlora.corpora.convert import Conversion
 from fedmedlora.corpora.duplicates import MIN_WORDS, THRESHOLD, NearDuplicate
 from fedmedlora.corpora.summary import CorpusSummary
@@ -24,14 +25,16 @@ _MAX_PAIRS = 20
 def show_conversion(conversion: Conversion) -> None:
     """Print what was read, mapped, written, left out and dropped, and why."""
     typer.echo(
-        f"read     {conversion.num_read} notes, {conversion.num_entities_read} entities, "
-        f"{conversion.num_relations_read} relations"
+        f"read     {counted(conversion.num_read, 'note')}, "
+        f"{counted(conversion.num_entities_read, 'entity', 'entities')}, "
+        f"{counted(conversion.num_relations_read, 'relation')}"
     )
     typer.echo(
-        f"written  {conversion.num_written} notes, {conversion.num_entities} entities, "
-        f"{conversion.num_relations} relations -> {conversion.written_to}"
+        f"written  {counted(conversion.num_written, 'note')}, "
+        f"{counted(conversion.num_entities, 'entity', 'entities')}, "
+        f"{counted(conversion.num_relations, 'relation')} -> {conversion.written_to}"
     )
-    typer.echo(f"skipped  {conversion.num_skipped} notes")
+    typer.echo(f"skipped  {counted(conversion.num_skipped, 'note')}")
     for fault in conversion.faults:
         typer.echo(f"  {fault}")
     for verb, counts in (
@@ -55,11 +58,11 @@ def show_validations(results: Sequence[Validation]) -> None:
         if result.faults:
             kinds = Counter(fault.code for fault in result.faults)
             told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-            typer.echo(f"{result.path}: {len(result.faults)} faults ({told})")
+            typer.echo(f"{result.path}: {counted(len(result.faults), 'fault')} ({told})")
             if result.num_bad_notes and not result.num_documents:
                 typer.echo("No note can be read. If they are in another format, name it: --from.")
         else:
-            typer.echo(f"{result.path}: {result.num_documents} documents, no fault")
+            typer.echo(f"{result.path}: {counted(result.num_documents, 'document')}, no fault")
 
 
 def validations_json(results: Sequence[Validation]) -> dict[str, Any]:
@@ -103,8 +106,9 @@ def show_near_duplicates(pairs: Sequence[NearDuplicate], num_corpora: int) -> No
     if len(pairs) > _MAX_PAIRS:
         typer.echo(f"... and {len(pairs) - _MAX_PAIRS} more (--json lists all)")
     typer.echo(
-        f"{len(pairs)} pairs of notes in different corpora are nearly the same (at least "
-        f"{THRESHOLD:.0%} of their shingles; notes under {MIN_WORDS} words are not compared)."
+        f"{counted(len(pairs), 'pair')} of notes in different corpora that are nearly the same "
+        f"(at least {THRESHOLD:.0%} of their shingles; notes under {MIN_WORDS} words are not "
+        "compared)."
     )
 
 

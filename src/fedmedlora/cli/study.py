@@ -1,4 +1,4 @@
-"""`fedmedlora study check | run | resume`."""
+"""`fedmedlora study new | check | run | resume`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedmedlora.cli.console import print_json
+from fedmedlora.cli.many_values import ManyValues
 
 if TYPE_CHECKING:
     from fedmedlora.core.records import Observer
@@ -27,6 +28,49 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may repeat."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command(
+    cls=ManyValues,
+    epilog="Example: fedmedlora study new --site notes/north notes/south --cohort notes/east",
+)
+def new(
+    sites: Annotated[
+        list[Path],
+        typer.Option(
+            "--site",
+            exists=True,
+            metavar="FOLDER...",
+            help="Notes of sites that train: folders with corpus.toml, of BRAT files, or .jsonl.",
+        ),
+    ],
+    cohorts: Annotated[
+        list[Path] | None,
+        typer.Option("--cohort", exists=True, metavar="FOLDER...", help="Notes to test on only."),
+    ] = None,
+    server: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--server-notes",
+            exists=True,
+            metavar="FOLDER...",
+            help="Notes of the server's own, to weigh sites by. None: sites give a few.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="STUDY.toml", help="The file to write.")
+    ] = Path("study.toml"),
+    as_json: AsJson = False,
+) -> None:
+    """Write a study file for your notes, with every key explained; it never overwrites one."""
+    from fedmedlora.cli.study_tables import show_new_study
+    from fedmedlora.study.new_study import write_new_study
+
+    written = write_new_study(out, sites, cohorts or (), server or ())
+    if as_json:
+        print_json(written.to_json())
+    else:
+        show_new_study(written)
 
 
 @app.command(epilog="Example: fedmedlora study check examples/demo-s.toml")
@@ -117,11 +161,12 @@ def _work(task: Callable[[Observer, Started], RunStore], as_json: bool) -> None:
     from fedmedlora.cli.console import log_to_stderr
     from fedmedlora.cli.progress import ConsoleObserver
     from fedmedlora.report.page import write_report
+    from fedmedlora.runs.run_events import sigterm_interrupts
 
     log_to_stderr()
     places: list[Path] = []
     try:
-        with ConsoleObserver() as observer:
+        with sigterm_interrupts(), ConsoleObserver() as observer:
             store = task(observer, places.append)
             page = write_report([store.path])
             observer.message(f"report: {page}")

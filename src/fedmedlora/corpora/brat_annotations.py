@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedmedlora.core.document import Entity, Relation, Span
 from fedmedlora.corpora.extras import ATTRIBUTES, GROUPS, ROLES
-from fedmedlora.corpora.reader import Fault, FaultCode, LabelCheck
+from fedmedlora.corpora.reader import NOT_SHOWN, Fault, FaultCode, LabelCheck
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ _STOPS_AT_LINE_END = "mention whose text stops at a line end: its offsets are ke
 
 def _shown_id(identity: str) -> str:
     """An id for an error message; in a damaged line a word of the note may stand in its place."""
-    return identity if re.fullmatch(r"[TERAMN][0-9]{1,9}", identity) else "(withheld: no id)"
+    return identity if re.fullmatch(r"[TERAMN][0-9]{1,9}", identity) else NOT_SHOWN
 
 
 def line_pieces(text: str, spans: Sequence[Span]) -> tuple[Span, ...]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedmedlora.core.errors import CorpusError
+from fedmedlora.core.suggest import closest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 CARD_NAME = "corpus.toml"
@@ -18,7 +20,14 @@ CARD_NAME = "corpus.toml"
 _STRINGS = ("name", "documents", "format", "role", "licence", "style")
 _LISTS = ("annotated_labels", "annotated_relations")
 _COUNTS = ("num_documents", "num_entities", "num_relations")
-_REQUIRED = ("name", "documents", "annotated_labels")
+_REQUIRED = {
+    "name": 'Write name = "north"; the folder\'s name will do',
+    "documents": 'Write documents = "documents.jsonl", or "." for BRAT files beside the card',
+    "annotated_labels": (
+        'Write annotated_labels = ["problem", "treatment", "test", "drug"], without those that '
+        "the annotators did not look for"
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +61,23 @@ class CorpusCard:
 
 
 def load_card(path: Path) -> CorpusCard:
-    """The card in a TOML file; keys that a card does not know are passed over.
+    """The card in a TOML file; keys of your own are passed over, misspelt ones are not.
 
     Raises:
-        CorpusError: The file is not TOML, or fields are missing or of a wrong type; all of them.
+        CorpusError: The file is not TOML, or fields are missing, misspelt or of a wrong type; all
+            of them, with their lines.
     """
     try:
-        data = tomllib.loads(path.read_bytes().decode("utf-8"))
+        text = path.read_bytes().decode("utf-8")
+        data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise CorpusError(f"{path}: not TOML ({error}).") from error
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path}: byte {error.start} is not UTF-8.") from None
-    faults = [f"{path}: {fault}" for fault in _faults(data)]
+    faults = [
+        f"{path}{f':{line}' if (line := line_of(text, key)) else ''}: {reason}"
+        for key, reason in _faults(data)
+    ]
     if faults:
         raise CorpusError("\n".join(faults))
     known: dict[str, Any] = {key: data[key] for key in (*_STRINGS, *_COUNTS) if key in data}
@@ -71,26 +85,44 @@ def load_card(path: Path) -> CorpusCard:
     return CorpusCard(**known)
 
 
-def _faults(data: Mapping[str, Any]) -> list[str]:
-    faults = [f"{key} is missing." for key in _REQUIRED if key not in data]
-    faults += [
-        f"{key} is not a string." for key in _STRINGS if not isinstance(data.get(key, ""), str)
-    ]
-    faults += [
-        f"{key} is empty; expected a string." for key in _REQUIRED if data.get(key, None) == ""
-    ]
-    faults += [
-        f"{key} is not a list of strings."
-        for key in _LISTS
-        if not isinstance(data.get(key, []), list)
-        or not all(isinstance(item, str) and item for item in data.get(key, []))
-    ]
-    faults += [
-        f"{key} is not a whole number, zero or more."
-        for key in _COUNTS
-        if type(data.get(key, 0)) is not int or data.get(key, 0) < 0
-    ]
-    return faults
+def line_of(text: str, key: str, item: str | None = None) -> int | None:
+    """The line of a card at which a key stands, or an item of its list; None if it does not."""
+    lines = text.splitlines()
+    starts = [n for n, line in enumerate(lines) if re.match(rf"""\s*["']?{key}["']?\s*=""", line)]
+    if not starts:
+        return None
+    if item is not None:
+        quoted = (toml_string(item), f"'{item}'")
+        for number in range(starts[0], len(lines)):
+            if any(text in lines[number] for text in quoted):
+                return number + 1
+    return starts[0] + 1
+
+
+def _faults(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each key that is wrong, and why."""
+    known = (*_STRINGS, *_LISTS, *_COUNTS)
+    meant = {key: closest(key, known) for key in data if key not in known}
+    for key, right in meant.items():
+        if right is not None and right not in data:
+            yield key, f"the key {key!r} is not known. Did you mean {right!r}?"
+    for key, advice in _REQUIRED.items():
+        if key not in data and key not in meant.values():
+            yield key, f"{key} is missing. {advice}."
+        elif data.get(key) == "":
+            yield key, f"{key} is empty. {advice}."
+    for key in _STRINGS:
+        if not isinstance(data.get(key, ""), str):
+            yield key, f'{key} is not a string. Write it in quotes: {key} = "...".'
+    for key in _LISTS:
+        value = data.get(key, [])
+        if isinstance(value, str) and value:
+            yield key, f"{key} is not a list of strings. Write {key} = [{toml_string(value)}]."
+        elif not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
+            yield key, f'{key} is not a list of strings. Write {key} = ["...", "..."].'
+    for key in _COUNTS:
+        if type(data.get(key, 0)) is not int or data.get(key, 0) < 0:
+            yield key, f"{key} is not a whole number, zero or more. Correct it, or leave it out."
 
 
 def write_card(folder: Path, card: CorpusCard) -> Path:
@@ -99,9 +131,9 @@ def write_card(folder: Path, card: CorpusCard) -> Path:
     for key in (*_STRINGS, *_LISTS, *_COUNTS):
         value = getattr(card, key)
         if isinstance(value, tuple):
-            lines.append(f"{key} = [{', '.join(_toml_string(item) for item in value)}]")
+            lines.append(f"{key} = [{', '.join(toml_string(item) for item in value)}]")
         elif isinstance(value, str) and value:
-            lines.append(f"{key} = {_toml_string(value)}")
+            lines.append(f"{key} = {toml_string(value)}")
         elif isinstance(value, int):
             lines.append(f"{key} = {value}")
     path = folder / CARD_NAME
@@ -109,6 +141,6 @@ def write_card(folder: Path, card: CorpusCard) -> Path:
     return path
 
 
-def _toml_string(value: str) -> str:
+def toml_string(value: str) -> str:
     """A TOML basic string: JSON's escapes, and that of DEL, which TOML does not allow bare."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fedmedlora.core.errors import CorpusError
+from fedmedlora.core.words import counted
 from fedmedlora.corpora.brat import BratReader
 from fedmedlora.corpora.card import CorpusCard, write_card
 from fedmedlora.corpora.formats import TARGETS, SourceFormat, Target, TargetFormat
@@ -211,8 +212,9 @@ class _Work:
                 yield fitted
         if not num_writable:
             raise CorpusError(
-                f"{self.reader.path}: no note is left to write; {len(self.reader.faults)} faults "
-                "in those read (`fedmedlora corpus validate` lists them)."
+                f"{self.reader.path}: no note is left to write; "
+                f"{counted(len(self.reader.faults), 'fault')} in those read "
+                "(`fedmedlora corpus validate` lists them)."
             )
 
     def _is_writable(self, document: Document) -> bool:

@@ -71,14 +71,16 @@ class DoccanoReader(Reader):
         if not problems and type(text) is not str:
             reason = "no object with a string as 'text'; expected one note of Doccano's."
             problems.append(("wrong-type", reason))
-        if problems or type(text) is not str:
-            return BadNote(tuple(Fault(path, line, *problem) for problem in problems))
-        identity = _document_id(data, line)
-        note = NoteBuilder(self, path, identity, text, line)
+        identity = _document_id(data, line) if type(data) is dict else f"line {line}"
         if identity in ids:
             reason = f"document id {shown(identity)} occurs twice; expected unique ids."
-            note.fault(line, "duplicate-id", reason)
+            problems.append(("duplicate-id", reason))
         ids.add(identity)
+        if type(text) is not str or any(code != "duplicate-id" for code, _ in problems):
+            return BadNote(tuple(Fault(path, line, *problem) for problem in problems))
+        note = NoteBuilder(self, path, identity, text, line)
+        for problem in problems:
+            note.fault(line, *problem)
         note.adjusted[_RENUMBERED] = int(blanked)
         _add_spans(note, data, line)
         _add_entities(note, data, line)

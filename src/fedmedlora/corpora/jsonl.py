@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from fedmedlora.core.document import Document, Entity, Relation, Span
 from fedmedlora.core.errors import CorpusError
+from fedmedlora.core.suggest import did_you_mean
 from fedmedlora.corpora.compressed import DAMAGED, open_bytes, replace_bytes
-from fedmedlora.corpora.reader import BadNote, Fault, FaultCode, LabelCheck, Reader, shown
+from fedmedlora.corpora.reader import (
+    BadNote,
+    Fault,
+    FaultCode,
+    LabelCheck,
+    Reader,
+    is_identifier,
+    shown,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -115,7 +124,7 @@ class JsonlReader(Reader):
 
     def notes(self) -> Iterator[Document | BadNote]:
         """Every note in the file, the bad ones as what is wrong with them."""
-        ids: set[str] = set()
+        ids: dict[str, int] = {}
         line, empty = 0, True
         try:
             with open_bytes(self.path) as file:
@@ -138,17 +147,17 @@ class JsonlReader(Reader):
     def _bad(self, line: int | None, problems: list[Problem]) -> BadNote:
         return BadNote(tuple(Fault(self.path, line, code, text) for code, text in problems))
 
-    def _note(self, raw: bytes, line: int, ids: set[str]) -> Document | BadNote:
+    def _note(self, raw: bytes, line: int, ids: dict[str, int]) -> Document | BadNote:
         problems: list[Problem] = []
         data = parse_json_line(raw, line, problems)
         document = None if problems else self._document(data, problems)
-        if document is None:
-            return self._bad(line, problems)
-        if document.id in ids:
-            reason = f"document id {shown(document.id)} occurs twice; expected unique ids."
-            return self._bad(line, [("duplicate-id", reason)])
-        ids.add(document.id)
-        return document
+        identity = data.get("id") if type(data) is dict else None
+        if type(identity) is str and identity:  # also of a note with other faults
+            first = ids.setdefault(identity, line)
+            if first != line:
+                reason = f"document id {shown(identity)} occurs twice, first in line {first}; "
+                problems.append(("duplicate-id", reason + "expected unique ids."))
+        return self._bad(line, problems) if document is None or problems else document
 
     def _document(self, data: Any, problems: list[Problem]) -> Document | None:
         if type(data) is not dict:
@@ -223,7 +232,7 @@ def _unknown_keys(
     data: dict[str, Any], known: set[str], where: str, problems: list[Problem]
 ) -> None:
     problems.extend(
-        ("unknown-key", f"{where} has the unknown key {shown(key)}.")
+        ("unknown-key", f"{where} has the unknown key {shown(key)}.{did_you_mean(key, known)}")
         for key in sorted(data.keys() - known)
     )
 
@@ -254,12 +263,18 @@ def _entities(
 ) -> list[Entity]:
     entities: list[Entity] = []
     ids: set[str] = set()
-    for raw in _objects(data, "entities", problems):
+    for number, raw in enumerate(_objects(data, "entities", problems), 1):
         spans: tuple[Span, ...] | None = None
+        identity = raw.get("id")
+        if type(identity) is str and identity:
+            if identity in ids:
+                where = _where("entity", raw, number)
+                problems.append(("duplicate-id", f"{where}: the id occurs twice in the note."))
+            ids.add(identity)
         try:
             identity, label, start, end, covered = _ENTITY(raw)
         except KeyError:
-            problems.extend(_wrong_entity_fields(raw))
+            problems.extend(_wrong_entity_fields(raw, number))
             continue
         if not (
             type(start) is int
@@ -270,46 +285,51 @@ def _entities(
             and identity
             and label
         ):
-            problems.extend(_wrong_entity_fields(raw))
+            problems.extend(_wrong_entity_fields(raw, number))
             continue
         if not 0 <= start < end <= len(text):
             reason = f"offsets {start} to {end} do not lie in the text of {len(text)} characters."
-            problems.append(("offset", f"entity {shown(identity)}: {reason}"))
+            problems.append(("offset", f"{_where('entity', raw, number)}: {reason}"))
             continue
         if text[start:end] != covered:
             reason = f"its text is not what stands at {start} to {end}."
-            problems.append(("text-mismatch", f"entity {shown(identity)}: {reason}"))
-        if identity in ids:
-            problems.append(("duplicate-id", f"entity id {shown(identity)} occurs twice."))
-        ids.add(identity)
+            problems.append(("text-mismatch", f"{_where('entity', raw, number)}: {reason}"))
         if check_label is not None and (refused := check_label(label)):
-            problems.append(("unknown-label", f"entity {shown(identity)}: {refused}"))
+            problems.append(("unknown-label", f"{_where('entity', raw, number)}: {refused}"))
         score = None
         if len(raw) > len(("id", "label", "start", "end", "text")):
-            _unknown_keys(raw, _ENTITY_KEYS, f"entity {shown(identity)}", problems)
-            spans = _fragments(raw, start, end, problems)
-            score = _score(raw, problems)
+            where = _where("entity", raw, number)
+            _unknown_keys(raw, _ENTITY_KEYS, where, problems)
+            spans = _fragments(raw, start, end, where, problems)
+            score = _score(raw, where, problems)
         if not problems:
             entities.append(Entity(identity, label, spans or (Span(start, end),), score))
     return entities
 
 
-def _wrong_entity_fields(raw: dict[str, Any]) -> list[Problem]:
-    where = f"entity {shown(raw.get('id'))}"
+def _where(kind: str, raw: dict[str, Any], number: int) -> str:
+    """An entity or a relation for an error message: by its id, else by its place in the note."""
+    identity = raw.get("id")
+    return f"{kind} {identity!r}" if is_identifier(identity) else f"{kind} number {number}"
+
+
+def _wrong_entity_fields(raw: dict[str, Any], number: int) -> list[Problem]:
+    where = _where("entity", raw, number)
     kinds = {"id": str, "label": str, "start": int, "end": int, "text": str}
-    return [
+    wrong = [
         _missing_or_wrong(raw, key, where, "a string" if kind is str else "a whole number")
         for key, kind in kinds.items()
         if type(raw.get(key)) is not kind or (key in ("id", "label") and not raw[key])
     ]
+    _unknown_keys(raw, _ENTITY_KEYS, where, wrong)
+    return wrong
 
 
 def _fragments(
-    raw: dict[str, Any], start: int, end: int, problems: list[Problem]
+    raw: dict[str, Any], start: int, end: int, where: str, problems: list[Problem]
 ) -> tuple[Span, ...] | None:
     if "fragments" not in raw:
         return None
-    where = f"entity {shown(raw['id'])}"
     pairs = raw["fragments"]
     if not (
         type(pairs) is list
@@ -327,12 +347,12 @@ def _fragments(
     return tuple(Span(s, e) for s, e in pairs)
 
 
-def _score(raw: dict[str, Any], problems: list[Problem]) -> float | None:
+def _score(raw: dict[str, Any], where: str, problems: list[Problem]) -> float | None:
     score = raw.get("score")
     if score is None:
         return None
     if type(score) not in (int, float) or not math.isfinite(score):
-        problems.append(("wrong-type", f"entity {shown(raw['id'])}: score is not a number."))
+        problems.append(("wrong-type", f"{where}: score is not a number."))
         return None
     return float(score)
 
@@ -352,7 +372,13 @@ def _relations(
 ) -> list[Relation]:
     relations: list[Relation] = []
     ids: set[str] = set()
-    for raw in _objects(data, "relations", problems):
+    for number, raw in enumerate(_objects(data, "relations", problems), 1):
+        identity = raw.get("id")
+        if type(identity) is str and identity:
+            if identity in ids:
+                where = _where("relation", raw, number)
+                problems.append(("duplicate-id", f"{where}: the id occurs twice in the note."))
+            ids.add(identity)
         try:
             identity, label, head, tail = _RELATION(raw)
         except KeyError:
@@ -367,23 +393,21 @@ def _relations(
             and head
             and tail
         ):
-            problems.extend(_wrong_relation_fields(raw))
+            problems.extend(_wrong_relation_fields(raw, number))
             continue
+        where = _where("relation", raw, number)
         if len(raw) > len(_RELATION_KEYS):
-            _unknown_keys(raw, _RELATION_KEYS, f"relation {shown(identity)}", problems)
-        if identity in ids:
-            problems.append(("duplicate-id", f"relation id {shown(identity)} occurs twice."))
-        ids.add(identity)
+            _unknown_keys(raw, _RELATION_KEYS, where, problems)
         for end in (head, tail):
             if end not in entity_ids:
-                reason = f"relation {shown(identity)} names {shown(end)}, which is no entity here."
+                reason = f"{where} names {shown(end)}, which is no entity here."
                 problems.append(("dangling-relation", reason))
         relations.append(Relation(identity, label, head, tail))
     return relations
 
 
-def _wrong_relation_fields(raw: dict[str, Any]) -> list[Problem]:
-    where = f"relation {shown(raw.get('id'))}"
+def _wrong_relation_fields(raw: dict[str, Any], number: int) -> list[Problem]:
+    where = _where("relation", raw, number)
     wrong = [
         _missing_or_wrong(raw, key, where, "a string")
         for key in ("id", "label", "head", "tail")

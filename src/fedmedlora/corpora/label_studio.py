@@ -78,17 +78,20 @@ class LabelStudioReader(Reader):
     def _note(self, path: Path, line: int, task: Any, ids: set[str]) -> Document | BadNote:
         data = task.get("data") if type(task) is dict else None
         text = data.get("text") if type(data) is dict else None
-        if type(task) is not dict or type(data) is not dict or type(text) is not str:
-            reason = "no task with a string as data.text; expected one of Label Studio's."
-            return BadNote((Fault(path, line, "wrong-type", reason),))
-        given = [data.get(key) for key in _ID_KEYS] + [task.get("id")]
+        given = [data.get(key) for key in _ID_KEYS] if type(data) is dict else []
+        given += [task.get("id")] if type(task) is dict else []
         known = (str(x) for x in given if type(x) is int or (type(x) is str and x))
         identity = next(known, f"line{line}")
-        note = NoteBuilder(self, path, identity, text, line)
+        twice = []
         if identity in ids:
             reason = f"document id {shown(identity)} occurs twice; expected unique ids."
-            note.fault(line, "duplicate-id", reason)
+            twice.append(Fault(path, line, "duplicate-id", reason))
         ids.add(identity)
+        if type(task) is not dict or type(data) is not dict or type(text) is not str:
+            reason = "no task with a string as data.text; expected one of Label Studio's."
+            return BadNote((Fault(path, line, "wrong-type", reason), *twice))
+        note = NoteBuilder(self, path, identity, text, line)
+        note.faults += twice
         self._add_result(note, self._result(note, task, line), line)
         meta = task.get("meta") or {}
         if type(meta) is not dict:

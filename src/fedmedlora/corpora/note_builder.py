@@ -42,6 +42,7 @@ class NoteBuilder:
         self.dropped: Counter[str] = Counter()
         self.adjusted: Counter[str] = Counter()
         self._claimed: set[str] = set()
+        self._claimed_relations: set[str] = set()
         if "\0" in text:
             self.fault(line, "nul", f"NUL character at offset {text.index(chr(0))} of the text.")
 
@@ -92,9 +93,10 @@ class NoteBuilder:
     ) -> None:
         """Add a relation, unless it has a fault or an end of it has one. Entities come first."""
         where = f"relation {shown(identity)}"
-        if identity in self.relations:
+        if identity in self._claimed_relations:
             self.fault(line, "duplicate-id", f"relation id {shown(identity)} occurs twice.")
             return
+        self._claimed_relations.add(identity)
         if type(label) is not str or not label:
             self.fault(line, "wrong-type", f"{where}: its label is not a string, or empty.")
             return

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedmedlora.core.errors import CorpusError
+from fedmedlora.core.words import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +44,7 @@ LabelCheck = Callable[[str], str | None]
 """The reason why a label is refused, or None."""
 
 MAX_FAULTS_IN_MESSAGE = 10
+NOT_SHOWN = "(not shown, as it may be words of a note)"
 _IDENTIFIER = re.compile(r"[\w][\w./:+-]{0,79}")
 
 
@@ -77,13 +79,16 @@ class BadNote:
 
 
 def shown(value: object) -> str:
-    """An id, label or key for an error message, withheld unless it looks like an identifier.
+    """An id, label or key for an error message, if it looks like one.
 
     In a damaged file a stretch of the note may stand where an id or a label should.
     """
-    if isinstance(value, str) and _IDENTIFIER.fullmatch(value):
-        return repr(value)
-    return "(withheld: not an identifier)"
+    return repr(value) if is_identifier(value) else NOT_SHOWN
+
+
+def is_identifier(value: object) -> bool:
+    """Whether a value looks like an id, a label or a key, and not like words of a note."""
+    return isinstance(value, str) and _IDENTIFIER.fullmatch(value) is not None
 
 
 class Reader(ABC):
@@ -148,10 +153,11 @@ class Reader(ABC):
         lines = [str(fault) for fault in faults[:MAX_FAULTS_IN_MESSAGE]]
         others = len(faults) - len(lines)
         more = f", {others} more than shown" if others else ""
+        them = "it" if self.num_skipped == 1 else "them"
         lines.append(
-            f"{self.path}: {self.num_skipped} notes cannot be read exactly ({len(faults)} "
-            f"faults{more}). Repair them (`fedmedlora corpus validate` lists all), or leave them "
-            "out with `fedmedlora corpus convert --skip-bad-notes`."
+            f"{self.path}: {counted(self.num_skipped, 'note')} cannot be read exactly "
+            f"({counted(len(faults), 'fault')}{more}). Repair {them} (`fedmedlora corpus validate` "
+            f"lists all), or leave {them} out with `fedmedlora corpus convert --skip-bad-notes`."
         )
         if not self.num_read:
             lines.append(

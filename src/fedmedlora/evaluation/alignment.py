@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fedmedlora.core.errors import CorpusError
+from fedmedlora.core.words import counted
 from fedmedlora.corpora.reader import shown
 
 if TYPE_CHECKING:
@@ -34,13 +35,13 @@ def align_documents(
     strangers = [id for id in predicted_by_id if id not in gold_by_id]
     if strangers:
         raise CorpusError(
-            f"predicted: {len(strangers)} documents are not among the gold ones: "
+            f"predicted: {counted(len(strangers), 'document')} not among the gold ones: "
             f"{_shown(strangers)}. Score predictions against the notes that they were made on."
         )
     differing = [id for id, d in predicted_by_id.items() if d.text != gold_by_id[id].text]
     if differing:
         raise CorpusError(
-            f"predicted: the text of {len(differing)} documents differs from the gold text: "
+            f"predicted: {counted(len(differing), 'document')} with another text than the gold: "
             f"{_shown(differing)}. Offsets can only be compared on the same characters."
         )
     return [

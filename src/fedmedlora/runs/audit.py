@@ -26,10 +26,11 @@ TORN_LINE_DROPPED = "torn-line-dropped"
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A verified log: how many lines it has, and the sha256 of the last (or 64 zeros)."""
+    """A verified log: how many lines it has, and sha256 and event of the last (or zeros, none)."""
 
     num_entries: int
     last_sha256: str
+    last_event: str = ""
 
 
 class AuditLog:
@@ -77,7 +78,7 @@ class AuditLog:
             _append_bytes(self.path, line)
         except OSError as error:
             raise store_error(self.path, error) from error
-        self._chain = Chain(self._chain.num_entries + 1, sha256)
+        self._chain = Chain(self._chain.num_entries + 1, sha256, event)
 
 
 def verify(path: Path) -> Chain:
@@ -94,7 +95,7 @@ def verify(path: Path) -> Chain:
         raise store_error(path, error) from error
     if lines.pop():
         raise _broken(path, len(lines) + 1, "the line is incomplete")
-    last = FIRST_PREVIOUS
+    last, event = FIRST_PREVIOUS, ""
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
@@ -104,8 +105,8 @@ def verify(path: Path) -> Chain:
             raise _broken(path, number, "the entry does not fit its sha256")
         if entry.get("index") != number - 1 or entry.get("previous") != last:
             raise _broken(path, number, "the entry does not follow the one before")
-        last = entry["sha256"]
-    return Chain(len(lines), last)
+        last, event = entry["sha256"], str(entry.get("event", ""))
+    return Chain(len(lines), last, event)
 
 
 def _sha256(entry: dict[str, Any]) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmedlora.core.records import SilentObserver
-from fedmedlora.inference.decoders import make_decoder
-from fedmedlora.models.windowing import note_windows
+from fedmedlora.core.words import counted
 from fedmedlora.runs.environment import describe_environment
 from fedmedlora.study.conditions import arms_of
 from fedmedlora.study.memory_limit import fitting_plan, refuse_weights_that_cannot_fit
@@ -17,35 +15,36 @@ from fedmedlora.study.memory_plan import MemoryPlan
 from fedmedlora.study.plan import extraction_characters, training_tokens
 from fedmedlora.study.settled import prepare_here
 from fedmedlora.study.shared_notes import shared_notes, shared_notes_warning
-from fedmedlora.training.local import train_locally
+from fedmedlora.study.speed_probe import extraction_rate, training_rate
+from fedmedlora.study.study_warnings import study_warnings
 
 if TYPE_CHECKING:
     from fedmedlora.core.records import Observer
     from fedmedlora.study.config import StudyConfig
-    from fedmedlora.study.prepare import Prepared
 
 _CODEC_BYTES = {"fp32": 4, "bf16": 2}
-_PROBE_STEPS = 2
 
 
 def check_study(config: StudyConfig, observer: Observer) -> dict[str, Any]:
     """The plan of a study, as plain values; nothing is written.
 
-    Time is measured on a few real batches of the study's own notes.
+    Time is measured on a few of the study's own notes, within seconds: it is a rough figure.
 
     Raises:
         ConfigError: The study has faults, all of which are told, or cannot fit in memory.
         ModelError: The base model cannot be loaded.
     """
     refuse_weights_that_cannot_fit(config)
+    observer.message("reading the notes")
     prepared, _ = prepare_here(config, observer)
     config = prepared.config
+    observer.message("planning memory")
     memory = fitting_plan(prepared, SilentObserver())
     arms = arms_of(config)
     tokens = sum(sum(rounds) for rounds in training_tokens(prepared, arms).values())
     characters = extraction_characters(config, prepared.notes, arms)
-    observer.message("measuring the speed of training and extraction")
-    token_rate, character_rate = _training_rate(prepared), _extraction_rate(prepared)
+    observer.message("measuring the speed of training and extraction, a few seconds each")
+    token_rate, character_rate = training_rate(prepared), extraction_rate(prepared)
     sites = [site.name for site in prepared.notes.sites]
     payload = prepared.initial.num_parameters * _CODEC_BYTES[config.federation.codec]
     federated = sum(arm.condition == "federated" for arm in arms)
@@ -75,6 +74,7 @@ def check_study(config: StudyConfig, observer: Observer) -> dict[str, Any]:
             for cohort in prepared.notes.cohorts
         },
         "shared_notes": shared_notes(prepared.notes),
+        "warnings": study_warnings(prepared),
         "training_tokens": round(tokens),
         "extraction_characters": characters,
         "seconds": {
@@ -96,15 +96,15 @@ def check_study(config: StudyConfig, observer: Observer) -> dict[str, Any]:
 def plan_lines(plan: dict[str, Any]) -> list[str]:
     """The plan for people."""
     seconds, size = plan["seconds"], plan["bytes"]
-    num_arms = len(plan["arms"])
-    lines = [f"study {plan['study']}: no faults; {num_arms} {'arm' if num_arms == 1 else 'arms'}"]
+    lines = [f"study {plan['study']}: no faults; {counted(len(plan['arms']), 'arm')}"]
     lines += [
-        f"  site {name}: {site['train_documents']} training notes, {site['train_examples']} "
-        f"examples, {site['train_tokens']:,} tokens; labels {', '.join(site['labels'])}"
+        f"  site {name}: {counted(site['train_documents'], 'training note')}, "
+        f"{counted(site['train_examples'], 'example')}, {site['train_tokens']:,} tokens; labels "
+        f"{', '.join(site['labels'])}"
         for name, site in plan["sites"].items()
     ]
     lines += [
-        f"  cohort {name} ({cohort['setting']}): {cohort['documents']} notes, "
+        f"  cohort {name} ({cohort['setting']}): {counted(cohort['documents'], 'note')}, "
         f"{cohort['characters']:,} characters"
         for name, cohort in plan["cohorts"].items()
     ]
@@ -119,6 +119,7 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     ]
     if size["disk"] > size["disk_free"]:
         lines.append("WARNING: the disk is too small. Free some space or choose another folder.")
+    lines += plan["warnings"]
     lines += shared_notes_warning(plan["shared_notes"])
     return lines
 
@@ -131,40 +132,3 @@ def _memory_line(memory: dict[str, Any] | None) -> str:
 
 def _minutes(seconds: float) -> str:
     return f"{max(1, round(seconds / 60))} min"
-
-
-def _training_rate(prepared: Prepared) -> float:
-    """Tokens a second of real optimiser steps; the first step only warms up."""
-    from fedmedlora.adapters.exchange import LocalPlan
-
-    site = prepared.notes.sites[0].name
-    examples = [example for data in prepared.data[site].values() for example in data.train]
-    plan = LocalPlan(1, steps=1, seed=prepared.config.seed)
-    train_locally(
-        prepared.model, prepared.initial, examples, plan, prepared.settings, SilentObserver()
-    )
-    plan = LocalPlan(1, steps=_PROBE_STEPS, seed=prepared.config.seed)
-    result = train_locally(
-        prepared.model, prepared.initial, examples, plan, prepared.settings, SilentObserver()
-    )
-    return result.num_tokens / result.elapsed_seconds
-
-
-def _extraction_rate(prepared: Prepared) -> float:
-    """Characters a second over one batch of real windows."""
-    config = prepared.config
-    prompts = []
-    for cohort in prepared.notes.cohorts:
-        for document in cohort.documents:
-            found = note_windows(
-                document.text, prepared.base.tokenizer, budget_tokens=config.prompt.window_tokens
-            )
-            prompts += [prepared.tags.prompt(document, w.span, cohort.labels) for w in found]
-    prompts = prompts[: min(16, config.evaluation.batch_size)]
-    if not prompts:  # test notes without text
-        return 1.0
-    decoder = make_decoder("copy", prepared.base, prepared.tags, config.evaluation.batch_size)
-    started = time.perf_counter()
-    decoder.decode(prompts, lambda _: None)
-    seconds = time.perf_counter() - started
-    return max(1, sum(len(prompt.source) for prompt in prompts)) / seconds

@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from fedmedlora.core.errors import ConfigError, CorpusError
 from fedmedlora.core.schema import TaskSchema, default_schema
 from fedmedlora.core.seeds import derive_seed, python_rng
+from fedmedlora.core.suggest import did_you_mean
+from fedmedlora.core.words import counted
+from fedmedlora.corpora.card import CARD_NAME
+from fedmedlora.corpora.card_names import misspelt_names
 from fedmedlora.corpora.grouping import source_groups
 from fedmedlora.corpora.open_corpus import load_corpus
 from fedmedlora.corpora.split import patient_of, split_documents
 from fedmedlora.prompts.relation_formats import get_relation_format
 from fedmedlora.study.damage import damaged
+from fedmedlora.study.found_labels import what_to_write
 from fedmedlora.training.batches import (
     EncodedExample,
     encode_example,
@@ -255,15 +260,17 @@ def _read(
     if annotated is None and not corpus.labels:
         faults.append(
             f"{corpus.name}: no corpus card says which labels were annotated, and a label that "
-            "nobody looked for must not be taught as absent. Add a corpus.toml, or labels here."
+            "nobody looked for must not be taught as absent. "
+            f"{what_to_write(loaded.documents, schema)}"
         )
     wanted = set(corpus.labels or annotated or ())
     unknown = sorted(set(corpus.labels or ()) - set(schema.entity_labels))
     if corpus.labels and annotated is not None:
         unknown += sorted(set(corpus.labels) & set(schema.entity_labels) - annotated)
+    possible = [x for x in schema.entity_labels if annotated is None or x in annotated]
     faults += [
-        f"{corpus.name}: label {label!r} is not an entity label that the corpus annotates; "
-        f"expected some of {', '.join(schema.entity_labels)}."
+        f"{corpus.name}: labels: {label!r} is not an entity label that the corpus annotates; "
+        f"expected some of {', '.join(possible)}.{did_you_mean(label, possible)}"
         for label in unknown
     ]
     labels = tuple(label for label in schema.entity_labels if label in wanted)
@@ -272,22 +279,26 @@ def _read(
     if not loaded.documents:
         faults.append(f"{corpus.name}: holds no notes.")
         return None
-    known = set(schema.modifier_labels) if annotated is None else annotated
+    possible = [x for x in schema.modifier_labels if annotated is None or x in annotated]
     faults += [
-        f"{corpus.name}: modifier {label!r} is not a modifier label that the corpus annotates; "
-        f"expected some of {', '.join(schema.modifier_labels)}."
+        f"{corpus.name}: modifiers: {label!r} is not a modifier label that the corpus annotates; "
+        f"expected some of {', '.join(possible) or 'none'}.{did_you_mean(label, possible)}"
         for label in corpus.modifiers or ()
-        if label not in known or label not in schema.modifier_labels
+        if label not in possible
     ]
     asked = set(corpus.modifiers or annotated or ())
     modifiers = tuple(label for label in schema.modifier_labels if label in asked)
     card = loaded.card
+    if card is not None:
+        place = path if path.name == CARD_NAME else path / CARD_NAME
+        faults += [f"{corpus.name}: {fault}" for fault in misspelt_names(place, card, schema)]
     linked = (
         bool(card.annotated_relations)
         if card is not None
         else any(document.relations for document in loaded.documents)
     )
-    return _Annotated(loaded.documents, labels, modifiers, linked)
+    # Without labels there are faults already, and what follows from them need not be told.
+    return _Annotated(loaded.documents, labels, modifiers, linked) if labels else None
 
 
 def _lacks(config: StudyConfig, site: SiteNotes) -> list[str]:
@@ -296,13 +307,13 @@ def _lacks(config: StudyConfig, site: SiteNotes) -> list[str]:
     faults = []
     if config.data.damage and config.data.damage.site == site.name and len(site.labels) < 2:
         faults.append(
-            f"data.damage: site {site.name} annotates {len(site.labels)} label; expected at least "
-            "2 to mix up. Name another site."
+            f"data.damage: site {site.name} annotates {counted(len(site.labels), 'label')}; "
+            "expected at least 2 to mix up. Name another site."
         )
     if not any(e.label in site.labels for document in site.train for e in document.entities):
         faults.append(
             f"site {site.name}: has no training note with an annotated entity; expected at least "
-            f"one among {total} notes. Check the corpus and split.train."
+            f"one among {counted(total, 'note')}. Check the corpus and split.train."
         )
     if "relations" in site.tasks and not any(
         e.label in site.modifiers for document in site.train for e in document.entities
@@ -313,14 +324,15 @@ def _lacks(config: StudyConfig, site: SiteNotes) -> list[str]:
         )
     if not site.test:
         faults.append(
-            f"site {site.name}: has no test note; expected at least one of {total} notes. "
-            "Check the corpus and split.test."
+            f"site {site.name}: has no test note; expected at least one of "
+            f"{counted(total, 'note')}. Check the corpus and split.test."
         )
     server = config.server_notes
     if server and not site.validation and server.asks(site.name):
         faults.append(
             f"site {site.name}: has no validation note to give to the server; expected at least "
-            f"one of {total} notes. Check split.validation, or name other server_notes.sites."
+            f"one of {counted(total, 'note')}. Check split.validation, or name other "
+            "server_notes.sites."
         )
     return faults
 

@@ -11,6 +11,7 @@ from fedmedlora import __version__
 from fedmedlora.core import answer_counts
 from fedmedlora.core.errors import ConfigError, RunStoreError
 from fedmedlora.core.schema import default_schema
+from fedmedlora.core.words import counted
 from fedmedlora.corpora.formats import TARGETS
 from fedmedlora.runs import atomic
 from fedmedlora.runs.lock import exclusive
@@ -137,7 +138,7 @@ def extract_to(
     inputs.refuse_inside(request.out)
     num_notes = inputs.count()
     if num_notes is not None:
-        observer.message(f"{num_notes:,} {'note' if num_notes == 1 else 'notes'} found")
+        observer.message(f"{counted(num_notes, 'note')} found")
     for remark in inputs.remarks():
         observer.message(remark)
     if trained.doubt:
@@ -164,7 +165,7 @@ def extract_to(
     settings["base_model"] = fingerprint
     if found:
         refuse_other_settings(request.out, found, settings)
-        observer.message(f"going on behind {found.num_notes:,} notes that are done")
+        observer.message(f"going on behind {counted(found.num_notes, 'note')} done before")
     done = done.model_copy(update={"settings": settings})
     request.out.mkdir(parents=True, exist_ok=True)
     with exclusive(request.out):

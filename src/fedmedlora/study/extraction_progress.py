@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedmedlora.core.errors import ConfigError, RunStoreError
+from fedmedlora.core.words import counted
 from fedmedlora.runs import atomic
 from fedmedlora.runs.store import canonical_json
 from fedmedlora.study.extraction_inputs import without_annotations
@@ -126,9 +127,9 @@ def skip_finished(out: Path, done: Progress, notes: Iterator[Document]) -> None:
     is_longer = done.finished and next(notes, None) is not None
     if digest != done.notes_sha256 or is_longer:
         raise RunStoreError(
-            f"{out}: the inputs have changed: their first {done.num_notes:,} notes are not those "
-            "that were done before, or others came behind the last one. Restore them, or extract "
-            "into a new folder."
+            f"{out}: the inputs have changed: they no longer begin with the "
+            f"{counted(done.num_notes, 'note')} done before, or others came behind the last one. "
+            "Restore them, or extract into a new folder."
         )
 
 

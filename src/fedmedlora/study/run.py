@@ -17,8 +17,8 @@ from fedmedlora.federation.loop import run_rounds
 from fedmedlora.federation.processes import ProcessRuntime
 from fedmedlora.federation.workers import Workers
 from fedmedlora.models.fetch import file_sha256
-from fedmedlora.runs.audit import AuditLog
 from fedmedlora.runs.machine_memory import release_free_memory
+from fedmedlora.runs.run_events import FINISHED, recorded_run
 from fedmedlora.runs.store import RunStore
 from fedmedlora.study.compare import scores_json
 from fedmedlora.study.conditions import Arm, arms_of
@@ -30,6 +30,7 @@ from fedmedlora.study.round_watcher import RoundWatcher
 from fedmedlora.study.settled import prepare_here, speed_of_run
 from fedmedlora.study.sites import ADAPTERS, CHECKED, INPUTS, WORK, identities, open_site
 from fedmedlora.study.study_file import parse_study
+from fedmedlora.study.study_warnings import study_warnings
 from fedmedlora.study.time_left import Meter, TimeLeft
 from fedmedlora.study.worker import pass_news_on, worker_commands
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from fedmedlora.core.records import Observer, RoundRecord
     from fedmedlora.evaluation.scores import DocumentCounts
     from fedmedlora.federation.runtime import Runtime
+    from fedmedlora.runs.audit import AuditLog
     from fedmedlora.study.compare import Cell, TaskCell
     from fedmedlora.study.config import StudyConfig
 
@@ -64,6 +66,8 @@ def start_study(
     """
     refuse_weights_that_cannot_fit(config)
     prepared, measured = prepare_here(config, observer)
+    for line in study_warnings(prepared):
+        observer.message(line)
     memory = fitting_plan(prepared, observer)
     store = RunStore.create(
         out,
@@ -142,14 +146,12 @@ class _Run:
 
     def finish(self) -> None:
         """Train and test every arm, then compare."""
-        with self._workers:
-            self._finish()
+        log, digest = self._store.file("audit.jsonl"), self._store.config_sha256
+        with recorded_run(log, config_sha256=digest, version=__version__) as audit, self._workers:
+            self._finish(audit, digest)
 
-    def _finish(self) -> None:
+    def _finish(self, audit: AuditLog, digest: str) -> None:
         prepared = self._prepared
-        audit = AuditLog(self._store.file("audit.jsonl"))
-        digest = self._store.config_sha256
-        audit.append("run-opened", config_sha256=digest, version=__version__)
         counts: dict[Cell, DocumentCounts] = {}
         task_counts: dict[TaskCell, DocumentCounts] = {}
         for number, arm in enumerate(self._arms, start=1):
@@ -182,7 +184,7 @@ class _Run:
         scores = scores_json(self._config, self._arms, cohorts, counts, header, task_counts)
         self._store.write_json(SCORES, scores)
         shutil.rmtree(self._store.file(WORK), ignore_errors=True)
-        audit.append("run-finished", scores=file_sha256(self._store.file(SCORES)))
+        audit.append(FINISHED, scores=file_sha256(self._store.file(SCORES)))
 
     def _folder(self, arm: Arm) -> str:
         """Where the arm's adapters lie, or would: the start's own are not copied."""

@@ -80,7 +80,7 @@ class _JsonLines(JsonlReader):
         self._lines = lines
 
     def notes(self) -> Iterator[Document | BadNote]:
-        ids: set[str] = set()
+        ids: dict[str, int] = {}
         for line, raw in enumerate(self._lines, 1):
             if not raw.isspace():
                 yield self._note(raw, line, ids)

@@ -12,11 +12,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedmedlora.core.errors import ConfigError
+from fedmedlora.core.words import counted
 from fedmedlora.study.conditions import POOL, SERVER, arms_of, client_name, strategy_arm
 from fedmedlora.study.config import SplitConfig, StudyConfig
 from fedmedlora.study.data import load_notes
 from fedmedlora.study.start import faults_of_start, resolved_place, with_start
 from fedmedlora.study.strategy_faults import faults_of_strategies
+from fedmedlora.study.wrong_settings import Place, wrong_parts
 
 _NAME = re.compile(r"(?!.*--)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """`--` stands between arm and cohort in the names of prediction files."""
@@ -65,8 +67,11 @@ def parse_study(values: dict[str, Any], where: str, faults: list[str] | None = N
     try:
         config = _validated(values)
     except ValidationError as error:
-        wrong = _wrong_parts(error)
-        faults += [f"{where}: {'.'.join(map(str, place))}: {hint}." for place, hint in wrong]
+        wrong = wrong_parts(error, values)
+        faults += [
+            f"{where}: {'.'.join(map(str, place))}: {hint}{'' if hint.endswith('?') else '.'}"
+            for place, hint in wrong
+        ]
         doubtful = {str(place[0]) for place, _ in wrong}
         config = _sound_rest(values, [place for place, _ in wrong])
     if config is not None:
@@ -84,23 +89,6 @@ def _validated(values: dict[str, Any]) -> StudyConfig:
     Through JSON, because only there strictness lets lists be tuples and strings be paths.
     """
     return StudyConfig.model_validate_json(json.dumps(values, default=str), strict=True)
-
-
-Place = tuple[int | str, ...]
-
-
-def _wrong_parts(error: ValidationError) -> list[tuple[Place, str]]:
-    """Where each fault is, and what is wrong there."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    places = [fault["loc"] for fault in found]
-    wrong = []
-    for fault in found:
-        place, hint = fault["loc"], fault["msg"]
-        # A list whose items are wrong is told to be too short as well.
-        inside = any(other[: len(place)] == place != other for other in places)
-        if not (fault["type"] == "too_short" and inside):
-            wrong.append((place, "unknown key" if fault["type"] == "extra_forbidden" else hint))
-    return wrong
 
 
 def _sound_rest(values: dict[str, Any], wrong: list[Place]) -> StudyConfig | None:
@@ -260,8 +248,8 @@ def _faults_of_arms(config: StudyConfig, rank: int | None) -> list[str]:
     few = min(federated, key=lambda arm: len(arm.sites), default=None)
     if most and few is not None and most > len(few.sites):
         faults.append(
-            f"federation.min_sites: {most}, but there are {len(few.sites)} sites in the arm "
-            f"{few.name}."
+            f"federation.min_sites: {most}, but the arm {few.name} has "
+            f"{counted(len(few.sites), 'site')}."
         )
     return faults + faults_of_strategies(config.strategies, arms, rank)
 

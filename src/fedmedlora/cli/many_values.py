@@ -1,0 +1,26 @@
+"""Options that take several values at once, as shells write them: `--site notes/*`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperCommand
+
+
+class ManyValues(TyperCommand):
+    """A command whose repeatable options may be followed by more than one value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """`--site a b` is read as `--site a --site b`."""
+        many = {o for p in self.params if getattr(p, "multiple", False) for o in p.opts}
+        spread: list[str] = []
+        option = ""
+        for position, word in enumerate(args):
+            if word.startswith("-") and word != "-":
+                option = word if word in many else ""
+                spread.append(word)
+            elif option and args[position - 1] != option:
+                spread += [option, word]
+            else:
+                spread.append(word)
+        return super().parse_args(ctx, spread)
