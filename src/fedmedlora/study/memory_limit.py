@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fedmedlora.core.errors import ConfigError, FedMedLoRAError, ModelError
+from fedmedlora.core.errors import ConfigError, FedMedLoRAError, ModelError, kind_and_place
 from fedmedlora.models.catalog import PRESETS
 from fedmedlora.runs.machine_memory import free_bytes
 from fedmedlora.study.memory_plan import MemoryPlan, Planner, gigabytes, plan_memory
@@ -37,8 +37,9 @@ def fitting_plan(prepared: Prepared, observer: Observer) -> MemoryPlan | None:
     except (RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, FedMedLoRAError):
             raise
-        kind = type(error).__name__
-        observer.message(f"memory: no plan for this model ({kind}); going on without one")
+        # Notes are in what is planned for, so the error's text is not shown.
+        where = kind_and_place(error)
+        observer.message(f"memory: no plan for this model ({where}); going on without one")
         return None
     refuse_what_cannot_fit(prepared, plan)
     observer.message(plan.summary)
