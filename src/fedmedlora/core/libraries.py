@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib import metadata
 from importlib.util import find_spec
 
 from fedmedlora.core.errors import MissingExtraError
@@ -88,6 +87,8 @@ def _wished_for(text: str) -> str | None:
 
 
 def _is_installed(package: str) -> bool:
+    from importlib import metadata  # slow, and seldom asked
+
     try:
         metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -79,17 +79,27 @@ def fetch(name: str, say: Callable[[str], None] = lambda _: None) -> Path:
 @contextmanager
 def _scratch_folder(name: str, say: Callable[[str], None]) -> Iterator[Path]:
     """A folder in the cache for one process at a time; what a killed one left is deleted."""
-    marker = cache_folder() / f".{name}.lock"
-    with marker.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another process that is fetching {name}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        for left in cache_folder().glob(f".{name}-*"):
-            shutil.rmtree(left, ignore_errors=True)
+    cache = os.open(cache_folder(), os.O_RDONLY)
+    try:
+        if _locked(cache, say):
+            for left in cache_folder().glob(f".{name}-*"):
+                shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=f".{name}-") as scratch:
             yield Path(scratch)
+    finally:
+        os.close(cache)
+
+
+def _locked(descriptor: int, say: Callable[[str], None]) -> bool:
+    """Whether this process now is the only one; not on a file system without locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("waiting for another process that is fetching a model")
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
 
 
 def verify(folder: Path) -> str:
