@@ -11,6 +11,7 @@ in, and `study` is told to train on less than it would. Needs nothing but the st
 from __future__ import annotations
 
 import importlib
+import itertools
 import pkgutil
 import re
 import shlex
@@ -82,10 +83,9 @@ def write_notes() -> None:
 def bare(commands: list[list[str]], runs: tuple[str, ...]) -> None:
     """Text commands do their work; each other command says what installs what it needs."""
     run(["fedmedlora", "--help"])
-    run(["fedmedlora", "corpus", "convert", "notes/north", "--to", "brat", "--out", "brat"])
-    run(
-        ["fedmedlora", "corpus", "convert", "brat", "--from", "brat", "--to", "jsonl", "--out", "b"]
-    )
+    convert = ["fedmedlora", "corpus", "convert"]
+    run([*convert, "notes/north", "--from", "jsonl", "--to", "brat", "--out", "brat"])
+    run([*convert, "brat", "--from", "brat", "--to", "jsonl", "--out", "brat-again"])
     shutil.copytree("notes/east", "scored")  # as if they had been predicted
     for words in commands:
         if words[1] in TEXT_COMMANDS - {"report"}:
@@ -102,10 +102,9 @@ def models(commands: list[list[str]], page: str) -> None:
     """Every command, with what README leaves open filled in."""
     run(["fedmedlora", "model", "fetch"])
     for words in commands:
-        if words[1] == "study" and "study.toml" in words and not Path("study.toml").exists():
-            if words[2] != "new":
-                (study,) = [b for b in blocks(page, "toml") if "[[sites]]" in b]
-                Path("study.toml").write_text(study, "utf-8")
+        if words[1:3] == ["study", "check"] and not Path("study.toml").exists():
+            (study,) = [block for block in blocks(page, "toml") if "[[sites]]" in block]
+            Path("study.toml").write_text(study, "utf-8")
         if words[1:3] in (["study", "check"], ["study", "run"]):
             words += [part for key, value in LESS.items() for part in ("--set", f"{key}={value}")]
         done = run(words)
@@ -127,12 +126,13 @@ def name_what_readme_leaves_open(made: Path) -> None:
 
 def run(words: list[str], code: int = 0) -> subprocess.CompletedProcess[str]:
     """A command that ends with this code, writes what it was told to, and shows no noise."""
-    print("$", shlex.join(words), flush=True)
+    sys.stdout.write(f"$ {shlex.join(words)}\n")
+    sys.stdout.flush()
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     shown = f"{done.stdout}\n{done.stderr}"
     expect(done.returncode == code, f"exit code {code} expected, got {done.returncode}:\n{shown}")
     expect(NOISE.search(shown) is None, f"noise:\n{shown}")
-    for option, value in zip(words, words[1:], strict=False):
+    for option, value in itertools.pairwise(words):
         if option in {"--out", "--html"} and code == 0:
             expect(Path(value).exists(), f"{value} was not written:\n{shown}")
     return done
