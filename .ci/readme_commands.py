@@ -1,11 +1,12 @@
 """README's own commands, in its order, by the fedmedlora that this Python has installed.
 
-python readme_commands.py README.md bare [RUN...]   what needs no extra works, the rest says what to
-                                                    install; RUN: run directories to report on
-python readme_commands.py README.md models          every command
+python readme_commands.py README.md bare [RUN...]   what works without extras, and that the others
+                                                    say what to install; RUN: runs to report on
+python readme_commands.py README.md tiny            every command, with a tiny random base model
+python readme_commands.py README.md real            fetch, train, extract with the embedded model
 
 It works in the current folder, which should be empty. Only names that README leaves open are filled
-in, and `study` is told to train on less than it would. Needs nothing but the standard library.
+in, and studies train on less than they would. Needs nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -24,36 +25,38 @@ INSTALL = "pip install 'fedmedlora[models]'"
 TEXT_COMMANDS = {"corpus", "evaluate", "report"}
 TEXT_PACKAGES = {"cli", "core", "corpora", "evaluation", "prompts", "report", "runs"}
 LESS = {
-    "training.max_tokens": "300",
-    "training.max_validation_tokens": "150",
-    "evaluation.max_characters": "300",
+    "training.max_tokens": "200",
+    "training.max_validation_tokens": "100",
+    "evaluation.max_characters": "200",
+    "server_notes.max_tokens": "100",
+}
+LEAST = LESS | {
     "federation.rounds": "1",
-    "server_notes.max_tokens": "150",
+    "arms.zero_shot": "false",
+    "arms.single_site": "false",
+    "arms.centralized": "false",
 }
 NOTE = "Severe ankle pain since Monday, takes ibuprofen 400 mg daily. X-ray was normal."
 # A progress bar or a warning that is not ours, or an error that nobody expected.
 NOISE = re.compile(r"Traceback|unexpected \w+|it/s\]|\w+Warning:")
 
 
-def main(readme: str, extra: str, *runs: str) -> None:
+def main(readme: str, part: str, *runs: str) -> None:
     """Run the commands; the first thing that is wrong ends it."""
     page = Path(readme).read_text("utf-8")
-    check_imports(extra)
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    commands = [shlex.split(x, comments=True) for x in lines if x.startswith("fedmedlora ")]
+    check_imports(part)
     write_notes()
-    lines = [
-        line
-        for block in blocks(page, "bash")
-        for line in block.splitlines()
-        if line.startswith("fedmedlora ")
-    ]
-    words = [shlex.split(line, comments=True) for line in lines]
-    if extra == "bare":
-        bare(words, runs)
+    if part == "bare":
+        bare(commands, runs)
+    elif part == "tiny":
+        all_of_readme(commands, page)
     else:
-        models(words, page)
+        real(page)
 
 
-def check_imports(extra: str) -> None:
+def check_imports(part: str) -> None:
     """What was installed can be imported, and it is the installed one."""
     import fedmedlora
 
@@ -62,7 +65,7 @@ def check_imports(extra: str) -> None:
     for module in pkgutil.walk_packages(fedmedlora.__path__, "fedmedlora."):
         package = module.name.split(".")[1]
         # `testing` has an extra of its own; importing `__main__` would run it.
-        wanted = extra == "models" and package not in {"testing", "__main__"}
+        wanted = part != "bare" and package not in {"testing", "__main__"}
         if wanted or package in TEXT_PACKAGES:
             importlib.import_module(module.name)
 
@@ -98,19 +101,40 @@ def bare(commands: list[list[str]], runs: tuple[str, ...]) -> None:
         expect(INSTALL in done.stderr, f"{INSTALL!r} expected, got {done.stderr!r}")
 
 
-def models(commands: list[list[str]], page: str) -> None:
+def all_of_readme(commands: list[list[str]], page: str) -> None:
     """Every command, with what README leaves open filled in."""
-    run(["fedmedlora", "model", "fetch"])
+    from fedmedlora.testing.tiny import write_tiny_model
+
+    write_tiny_model(Path("tiny"))
     for words in commands:
-        if words[1:3] == ["study", "check"] and not Path("study.toml").exists():
-            (study,) = [block for block in blocks(page, "toml") if "[[sites]]" in block]
-            Path("study.toml").write_text(study, "utf-8")
+        if words[1:3] == ["study", "check"]:
+            write_study(page)
         if words[1:3] in (["study", "check"], ["study", "run"]):
-            words += [part for key, value in LESS.items() for part in ("--set", f"{key}={value}")]
+            words += settings({"model.base": "tiny", **LESS})
         done = run(words)
         if words[1:3] == ["study", "run"]:
             name_what_readme_leaves_open(Path(done.stdout.splitlines()[-1]))
-    run(["fedmedlora", "report", "runs/RUN"])
+
+
+def real(page: str) -> None:
+    """The embedded model, fetched, trained for a few steps, used."""
+    run(["fedmedlora", "model", "fetch"])
+    write_study(page)
+    done = run(["fedmedlora", "study", "run", "study.toml", "--out", "runs", *settings(LEAST)])
+    made = done.stdout.splitlines()[-1]
+    run(["fedmedlora", "extract", "--adapter", made, "note.txt", "--out", "predicted"])
+
+
+def write_study(page: str) -> None:
+    """README's study, unless a command of README has written one."""
+    (study,) = [block for block in blocks(page, "toml") if "[[sites]]" in block]
+    if not Path("study.toml").exists():
+        Path("study.toml").write_text(study, "utf-8")
+
+
+def settings(values: dict[str, str]) -> list[str]:
+    """As options of `study`."""
+    return [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
 
 
 def name_what_readme_leaves_open(made: Path) -> None:
