@@ -96,7 +96,11 @@ def bare(commands: list[list[str]], runs: tuple[str, ...]) -> None:
     if runs:
         run(["fedmedlora", "report", *runs, "--out", "comparison"])
     Path("study.toml").write_text('name = "x"\n', "utf-8")
-    for line in ("model fetch", "extract note.txt --adapter x --out y", "study run study.toml --out x"):
+    for line in (
+        "model fetch",
+        "extract note.txt --adapter x --out y",
+        "study run study.toml --out x",
+    ):
         done = run(["fedmedlora", *line.split()], code=1)
         expect(INSTALL in done.stderr, f"{INSTALL!r} expected, got {done.stderr!r}")
 

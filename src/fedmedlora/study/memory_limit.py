@@ -74,12 +74,15 @@ def refuse_weights_that_cannot_fit(config: StudyConfig) -> None:
 def _num_parameters(base: str) -> int | None:
     if base in PRESETS:
         return PRESETS[base].num_parameters
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     total = 0
     for path in Path(base).expanduser().glob("*.safetensors"):
-        with safe_open(str(path), framework="pt") as file:
-            shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return None  # loading the model will say what is wrong with it
         total += sum(torch.Size(shape).numel() for shape in shapes)
     return total or None
 
