@@ -156,7 +156,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Callable[.
         KeyError(CANARY),
         UnicodeDecodeError("utf-8", CANARY.encode(), 0, 1, "invalid start byte"),
         OSError(f"cannot write {CANARY}"),
-        ModuleNotFoundError(f"no module {CANARY}", name="unheard_of"),
+        ImportError(f"no module {CANARY}"),
         ExceptionGroup(CANARY, [ValueError(CANARY)]),
     ],
     ids=lambda error: type(error).__name__,
@@ -237,15 +237,44 @@ def test_an_interruption_exits_with_130_and_says_how_to_go_on_if_the_command_kno
     assert shown.count("\n") == 1
 
 
-@pytest.mark.parametrize("missing", ["torch", "transformers", "peft"])
-def test_a_missing_models_extra_is_named_with_the_command_that_installs_it(
-    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("missing", "command"),
+    [
+        ("torch", "pip install 'fedmedlora[models]'"),
+        ("transformers.utils", "pip install 'fedmedlora[models]'"),
+        ("accelerate", "pip install 'fedmedlora[models]'"),
+        ("bitsandbytes.functional", "pip install 'fedmedlora[quantised]'"),
+        ("hypothesis", "pip install 'fedmedlora[testing]'"),
+        ("unheard_of", "pip install unheard_of"),
+    ],
+)
+def test_a_missing_library_is_named_with_the_command_that_installs_it(
+    missing: str,
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    error = ModuleNotFoundError(f"No module named '{missing}'", name=missing)
+    error = ModuleNotFoundError(f"no module {CANARY}", name=missing)
 
     assert failing(monkeypatch, error)() == 1
 
-    assert "pip install 'fedmedlora[models]'" in capsys.readouterr().err
+    library = missing.partition(".")[0]
+    assert capsys.readouterr().err == (
+        f"error: {library}: needed here and is not installed. Run: {command}\n"
+    )
+
+
+def test_a_library_that_is_too_old_is_named_with_the_command_that_renews_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = ImportError(f"cannot import name {CANARY}", name="transformers.utils")
+
+    assert failing(monkeypatch, error)() == 1
+
+    assert capsys.readouterr().err == (
+        "error: transformers: the installed version lacks what is needed here. "
+        "Run: pip install --upgrade 'fedmedlora[models]'\n"
+    )
 
 
 def test_the_text_half_works_without_any_tensor_library(tmp_path: Path) -> None:

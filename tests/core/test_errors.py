@@ -1,11 +1,17 @@
-"""The exceptions can be caught as ours and as the built-in that they are."""
+"""Our exceptions are built-in ones, too; what is told of those of libraries."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+import fedmedlora
 from fedmedlora.core import errors
-from fedmedlora.core.errors import FedMedLoRAError
+from fedmedlora.core.errors import FedMedLoRAError, cause, kind_and_place, one_line
+
+SOURCE = Path(fedmedlora.__file__).parent
 
 BUILT_IN = {
     "ConfigError": ValueError,
@@ -37,3 +43,68 @@ def test_an_exception_is_ours_and_a_built_in_and_keeps_its_message(name: str) ->
     assert isinstance(error, FedMedLoRAError)
     assert isinstance(error, BUILT_IN[name])
     assert str(error) == "study.toml: rounds is 0; expected 1 or more."
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("accelerate is required."), "ValueError: accelerate is required"),
+        (OSError("/models/a b:\n  no config.json\n"), "OSError: /models/a b: no config.json"),
+        (KeyError("sha256"), "KeyError: 'sha256'"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_a_librarys_error_is_told_on_one_line_with_its_kind(error: Exception, said: str) -> None:
+    assert cause(error) == said
+
+
+def test_passwords_and_keys_in_addresses_are_not_told() -> None:
+    text = "Looking in https://ann:s3cret@index.example/simple, http://tok3n@b.example/x?sig=k3y."
+
+    told = one_line(text)
+
+    assert told == "Looking in https://***@index.example/simple, http://***@b.example/x?***"
+
+
+def test_a_long_message_is_cut_between_words() -> None:
+    told = one_line("/models/whole-path " + "word " * 500)
+
+    assert told.startswith("/models/whole-path word")
+    assert told.endswith("word ...")
+    assert len(told) <= 404
+
+
+@pytest.mark.parametrize("place", ["/home/ann/cache/kernel.c", "~/cache/kernel.c"])
+def test_a_message_for_a_record_names_no_folder(place: str) -> None:
+    assert (
+        cause(OSError(f"{place}: no compiler"), folders=False) == "OSError: kernel.c: no compiler"
+    )
+
+
+def test_of_an_error_near_notes_only_kind_and_place_are_told() -> None:
+    try:
+        int("Wilhelmina Ptarmigan")
+    except ValueError as error:
+        told = kind_and_place(error)
+
+    assert re.fullmatch(r"ValueError at test_errors\.py:\d+", told)
+
+
+def test_the_text_of_a_librarys_error_is_asked_for_only_where_no_notes_are_read() -> None:
+    # A module may be added here if what it hands to the library can never hold a note.
+    readers = {
+        path.relative_to(SOURCE).as_posix()
+        for path in SOURCE.rglob("*.py")
+        if re.search(r"(?<!def )\b(cause|one_line)\(", path.read_text("utf-8"))
+    }
+
+    assert readers - {"core/errors.py"} == {
+        "adapters/files.py",
+        "adapters/streaming.py",
+        "federation/checkpoint.py",
+        "inference/packed_model.py",
+        "models/attention_choice.py",
+        "models/fetch.py",
+        "models/load.py",
+        "training/site_state.py",
+    }

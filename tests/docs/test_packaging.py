@@ -58,16 +58,20 @@ def test_the_licence_is_the_one_that_is_declared() -> None:
 
 
 def test_what_ci_runs_can_be_run_and_is_made_of_targets_that_exist() -> None:
-    script = (ROOT / ".ci" / "run").read_text("utf-8")
-    loop = re.search(r"^for target in (.*); do$", script, re.MULTILINE)
+    scripts = [ROOT / ".ci" / name for name in ("run", "fresh")]
+    text = "\n".join(script.read_text("utf-8") for script in scripts)
+    loop = re.search(r"^for target in (.*); do$", text, re.MULTILINE)
     assert loop is not None
-    used = {*loop[1].split(), *re.findall(r"^make --no-print-directory ([a-z-]+)", script, re.M)}
+    called = re.findall(r"^ *make --no-print-directory (?:-C \S+ )?([a-z-]+)", text, re.MULTILINE)
+    used = {*loop[1].split(), *called}
 
     makefile = (ROOT / "Makefile").read_text("utf-8")
     assert used <= set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
     assert {"lint", "types", "layers", "demo", "test"} <= used
-    subprocess.run(["bash", "-n", ".ci/run"], cwd=ROOT, check=True)
-    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+    assert re.search(r"^\.ci/fresh$", text, re.MULTILINE)
+    for script in scripts:
+        subprocess.run(["bash", "-n", script], check=True)
+        assert script.stat().st_mode & 0o111
 
 
 def test_the_sizes_of_the_demo_differ_in_their_study_only() -> None:

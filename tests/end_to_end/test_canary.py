@@ -340,3 +340,29 @@ def test_damaged_notes_are_named_by_file_and_line_before_anything_is_written(
     assert called.out == ""
     assert f"{notes}:" in called.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options"),
+    [
+        ("a.json", f'[{{"id": 1, "data": {{"text": "{CANARY}', ("label-studio",)),
+        ("a.jsonl", f'{{"text": "{CANARY}", "label": [[0, 5, "{CANARY}"', ("doccano",)),
+        ("a.jsonl", f'{{"id": "n", "text": "{CANARY}', ("jsonl",)),
+        ("a.json", f'{{"{CANARY}": "{CANARY}', ("kiwi-json",)),
+        ("a.bio", f"{CANARY} {CANARY} {CANARY}\n", ("bio",)),
+    ],
+)
+def test_what_is_said_about_a_broken_file_of_notes_holds_none_of_its_text(
+    watched, tmp_path: Path, name: str, content: str, options: tuple[str, ...]
+) -> None:
+    source = tmp_path / "predictions" / name  # the one folder that may hold the canary
+    source.parent.mkdir()
+    source.write_text(content, "utf-8")
+
+    called = watched(
+        *("corpus", "convert", source, "--from", *options),
+        *("--to", "jsonl", "--out", tmp_path / "out"),
+    )
+
+    assert called.code != 0
+    assert str(source) in called.err

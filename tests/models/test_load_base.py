@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
-from fedmedlora.core.errors import ModelError
+from fedmedlora.core.errors import MissingExtraError, ModelError
 from fedmedlora.models.load import BaseModel, load_base
 from fedmedlora.testing.tiny import SHAPES, tiny_tokenizer, write_tiny_model
 
@@ -162,7 +164,9 @@ def test_a_folder_that_is_no_whole_safetensors_model_is_refused(
 ) -> None:
     damage(folder)
 
-    with pytest.raises(ModelError, match="cannot be loaded as a causal language model"):
+    with pytest.raises(
+        ModelError, match=r"cannot be loaded as a causal language model \(\w+: .+\)"
+    ):
         load_base(str(folder))
 
 
@@ -192,8 +196,44 @@ def test_a_truncated_gguf_file_is_refused(tmp_path: Path, tiny_gguf: Path, size:
     path = tmp_path / "cut.gguf"
     path.write_bytes(tiny_gguf.read_bytes()[:size])
 
-    with pytest.raises(ModelError, match="not a readable GGUF model"):
+    with pytest.raises(ModelError, match=r"not a readable GGUF model \(\w+: .+\)"):
         load_base(str(path))
+
+
+@pytest.mark.parametrize("library", ["accelerate", "gguf"])
+def test_a_library_that_gguf_files_need_is_named_where_it_is_missing(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+
+    with pytest.raises(MissingExtraError, match=rf"^{library}: .*'fedmedlora\[models\]'"):
+        load_base(str(tiny_gguf))
+
+
+def test_a_library_that_only_one_tokenizer_needs_is_named_with_the_reason(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: Any, **__: Any) -> None:
+        raise ValueError("`no-such-reader` is required: `pip install no-such-reader`.")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", unreadable)
+
+    with pytest.raises(MissingExtraError) as refused:
+        load_base(str(folder))
+    assert "(ValueError: `no-such-reader` is required" in str(refused.value)
+    assert str(refused.value).endswith("Run: pip install no-such-reader")
+
+
+def test_a_wish_for_a_newer_version_of_what_is_there_is_no_missing_library(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: Any, **__: Any) -> None:
+        raise ValueError("Unknown model type. Try `pip install --upgrade transformers`.")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", unknown)
+
+    with pytest.raises(ModelError, match="Unknown model type"):
+        load_base(str(folder))
 
 
 def save_with_tokenizer(model: Any, folder: Path) -> str:

@@ -185,6 +185,16 @@ def test_a_model_whose_weights_cannot_fit_is_not_even_loaded(
     refuse_weights_that_cannot_fit(small())
 
 
+def test_weights_that_cannot_be_read_are_left_to_be_told_by_who_loads_them(
+    small: Small, tmp_path: Path
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"cut off")
+    config = small()
+    model = config.model.model_copy(update={"base": str(tmp_path)})
+
+    refuse_weights_that_cannot_fit(config.model_copy(update={"model": model}))
+
+
 def test_the_plan_is_shown_and_written_down(
     small: Small, run: Callable[[StudyConfig], Path]
 ) -> None:

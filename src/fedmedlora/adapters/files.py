@@ -15,7 +15,7 @@ from safetensors.torch import save as save_tensors
 from fedmedlora.adapters.int8 import PACKED_FILE, packed_bytes, unpacked
 from fedmedlora.adapters.manifest import MANIFEST_FILE, read_manifest
 from fedmedlora.adapters.state import TORCH_DTYPES, AdapterSpec, AdapterState, LoRAPair
-from fedmedlora.core.errors import AdapterMismatchError, RunStoreError
+from fedmedlora.core.errors import AdapterMismatchError, RunStoreError, cause
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Set
@@ -214,7 +214,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(_read_bytes(path).decode("utf-8"))
     except ValueError as error:  # JSON and UTF-8 errors are both this
         raise RunStoreError(
-            f"{path}: damaged, not JSON. Use an intact copy of the folder."
+            f"{path}: damaged, not JSON ({cause(error)}). Use an intact copy of the folder."
         ) from error
     if not isinstance(config, dict):
         raise RunStoreError(f"{path}: damaged; expected a JSON object.")
@@ -227,8 +227,8 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         tensors: dict[str, torch.Tensor] = load_tensors(data)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise RunStoreError(
-            f"{path}: damaged or cut off ({len(data)} bytes); expected a safetensors file. "
-            "Use an intact copy of the folder."
+            f"{path}: damaged or cut off ({len(data)} bytes); expected a safetensors file "
+            f"({cause(error)}). Use an intact copy of the folder."
         ) from error
     return tensors
 

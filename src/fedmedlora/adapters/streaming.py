@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from fedmedlora.adapters.files import WEIGHTS_FILE, factor_names, load_adapter, read_spec
 from fedmedlora.adapters.int8 import PACKED_FILE
 from fedmedlora.adapters.state import AdapterState, LoRAPair
-from fedmedlora.core.errors import AdapterMismatchError, RunStoreError
+from fedmedlora.core.errors import AdapterMismatchError, RunStoreError, cause
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +94,7 @@ def _read_header(path: Path) -> dict[str, _Place]:
             header: dict[str, Any] = json.loads(file.read(length))
     except (SafetensorError, ValueError) as error:
         raise RunStoreError(
-            f"{path}: damaged or cut off; expected a safetensors file. "
+            f"{path}: damaged or cut off; expected a safetensors file ({cause(error)}). "
             "Use an intact copy of the folder."
         ) from error
     except OSError as error:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from fedmedlora.core.errors import ConfigError, FedMedLoRAError
+from fedmedlora.core.errors import ConfigError, FedMedLoRAError, kind_and_place
+from fedmedlora.core.libraries import missing_library, not_installed, unfit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
-MODELS_EXTRA = {"gguf", "peft", "safetensors", "torch", "transformers"}
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
@@ -53,10 +53,13 @@ def _unexpected(error: Exception, debug: bool) -> int:
         # strerror and the path, never the exception's own text
         where = error.filename or "file system"
         return _failed(f"{where}: {error.strerror or type(error).__name__}.", EXIT_FAILED, debug)
-    if isinstance(error, ModuleNotFoundError) and error.name in MODELS_EXTRA:
-        text = f"{error.name}: not installed, and this command needs language models. "
-        return _failed(text + "Run: pip install 'fedmedlora[models]'", EXIT_FAILED, debug)
-    text = f"unexpected {type(error).__name__}. Run again with --debug and report the traceback."
+    # Of all other errors nothing is asked but names of libraries and of our own lines.
+    if isinstance(error, ImportError):
+        if (library := missing_library(error, ask_text=False)) is not None:
+            return _failed(str(not_installed(library)), EXIT_FAILED, debug)
+        if error.name:
+            return _failed(str(unfit(error.name)), EXIT_FAILED, debug)
+    text = f"unexpected {kind_and_place(error)}. Run again with --debug and report the traceback."
     return _failed(text, EXIT_FAILED, debug)
 
 

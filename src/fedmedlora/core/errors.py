@@ -4,6 +4,17 @@ Every message has the form *where: what is wrong; expected X, got Y. What to do.
 lines, ids and offsets only. Note text never enters a message: messages reach logs.
 """
 
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from traceback import extract_tb
+
+_MOST_CHARACTERS = 400
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
+_FOLDERS = re.compile(r"(?<![\w:/])(?:~|[A-Za-z]:)?[\\/][^\s'\"]*[\\/]")
+_QUERY = re.compile(r"(?<=\S)\?[^\s'\")>]*=[^\s'\")>]*")
+
 
 class FedMedLoRAError(Exception):
     """Anything that fedmedlora refuses or could not do; the message says what to do about it."""
@@ -43,3 +54,29 @@ class RunStoreError(FedMedLoRAError, RuntimeError):
 
 class MissingExtraError(FedMedLoRAError, ImportError):
     """An optional dependency is not installed; the message names the extra."""
+
+
+def cause(error: BaseException, *, folders: bool = True) -> str:
+    """The kind and the text of a library's error, for a message of ours.
+
+    Only where the library has not seen any note: it may put into the text what it was given.
+    Without `folders`, paths are cut down to file names, as a run's record must not name a user.
+    """
+    text = one_line(str(error) if folders else _FOLDERS.sub("", str(error)))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """A library's message as one line of bearable length, without passwords and keys in URLs."""
+    line = " ".join(_QUERY.sub("?***", _CREDENTIALS.sub("***@", text)).split()).rstrip(".")
+    if len(line) <= _MOST_CHARACTERS:
+        return line
+    return line[:_MOST_CHARACTERS].rpartition(" ")[0] + " ..."
+
+
+def kind_and_place(error: BaseException) -> str:
+    """What may be said of an error whose text may hold note text: its kind and its line of code."""
+    frames = extract_tb(error.__traceback__)
+    if not frames:
+        return type(error).__name__
+    return f"{type(error).__name__} at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}"

@@ -13,7 +13,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from fedmedlora.adapters.files import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter
-from fedmedlora.core.errors import AggregationError, FedMedLoRAError, RunStoreError
+from fedmedlora.core.errors import AggregationError, FedMedLoRAError, RunStoreError, cause
 from fedmedlora.core.records import RoundRecord
 from fedmedlora.runs import atomic
 
@@ -194,7 +194,7 @@ def _read_round(path: Path) -> tuple[RoundRecord, dict[str, Any], dict[str, str]
     except OSError as error:
         raise RunStoreError(f"{path}: cannot be read ({error.strerror}).") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunStoreError(f"{path}: damaged ({type(error).__name__}).") from error
+        raise RunStoreError(f"{path}: damaged ({cause(error)}).") from error
 
 
 def _fingerprint(saved: dict[str, Any]) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from pathlib import PurePath
-from traceback import extract_tb
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -21,7 +19,7 @@ from fedmedlora.adapters.exchange import (
     decode,
     encode,
 )
-from fedmedlora.core.errors import ConfigError, FedMedLoRAError
+from fedmedlora.core.errors import ConfigError, FedMedLoRAError, kind_and_place
 from fedmedlora.federation.spool import Spool
 from fedmedlora.federation.traffic import Traffic
 from fedmedlora.runs.machine_memory import release_free_memory
@@ -146,5 +144,4 @@ def describe(error: Exception) -> str:
     """Our own messages in full, as they hold no note text; of others only kind and place."""
     if isinstance(error, FedMedLoRAError):
         return str(error)
-    place = extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} at {PurePath(place.filename).name}:{place.lineno}"
+    return kind_and_place(error)

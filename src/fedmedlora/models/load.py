@@ -6,13 +6,16 @@ import hashlib
 import json
 import os
 import re
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fedmedlora.core.errors import MissingExtraError, ModelError
+from fedmedlora.core.errors import MissingExtraError, ModelError, cause
+from fedmedlora.core.libraries import missing_library, not_installed, require
 from fedmedlora.models.catalog import PRESETS
 from fedmedlora.models.fetch import RECEIPT, fetch, verify
 from fedmedlora.models.gguf_once import read_once
@@ -97,14 +100,9 @@ def load_base(
 
     Raises:
         ModelError: It cannot be found, is damaged, or is of a kind that is not supported.
-        MissingExtraError: The `models` extra is not installed.
+        MissingExtraError: A library that is needed for it is not installed.
     """
-    try:
-        import transformers  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "Language models need: pip install 'fedmedlora[models]'."
-        ) from error
+    require("transformers", "safetensors")
     path = Path(name).expanduser()
     if is_path(name) and not path.exists():
         raise ModelError(f"{name}: no such file or folder. Pass a GGUF file, a folder or a hub id.")
@@ -138,12 +136,15 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
 
     Raises:
         ModelError: The file is not a GGUF causal language model that can be read.
+        MissingExtraError: A library that is needed for it is not installed.
     """
+    require("transformers", "gguf", "accelerate")
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     _silence_transformers()
     try:
-        with read_once():
+        # Its reader draws a bar of its own that no setting turns off.
+        with read_once(), redirect_stderr(StringIO()):
             model, report = AutoModelForCausalLM.from_pretrained(
                 str(path.parent),
                 gguf_file=path.name,
@@ -153,7 +154,7 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
             )
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
     except Exception as error:  # readers of damaged files raise whatever they stumble over
-        raise ModelError(f"{path}: not a readable GGUF model ({type(error).__name__}).") from error
+        raise _refusal(f"{path}: not a readable GGUF model ({cause(error)}).", error) from error
     _refuse_incomplete(report, str(path))
     # Otherwise save_pretrained would write the quantised format's own configuration.
     if hasattr(model.config, "quantization_config"):
@@ -177,13 +178,21 @@ def _read(source: str, revision: str, dtype: torch.dtype) -> tuple[Any, Any]:
             **options,
         )
     except Exception as error:  # readers of damaged files raise whatever they stumble over
-        raise ModelError(
-            f"{source}: cannot be loaded as a causal language model ({type(error).__name__}). "
+        raise _refusal(
+            f"{source}: cannot be loaded as a causal language model ({cause(error)}). "
             "Expected a catalog name, a folder with config.json and safetensors, a .gguf file or "
-            "a reachable hub id. `fedmedlora model list` shows the catalog."
+            "a reachable hub id. `fedmedlora model list` shows the catalog.",
+            error,
         ) from error
     _refuse_incomplete(report, source)
     return model, tokenizer
+
+
+def _refusal(text: str, error: Exception) -> ModelError | MissingExtraError:
+    """This text, and what to install if the reader fell over a library that is not there."""
+    if (library := missing_library(error, ask_text=True)) is not None:
+        return MissingExtraError(f"{text} {not_installed(library)}")
+    return ModelError(text)
 
 
 def _silence_transformers() -> None:

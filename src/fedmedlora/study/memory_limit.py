@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fedmedlora.core.errors import ConfigError, FedMedLoRAError, ModelError
+from fedmedlora.core.errors import ConfigError, FedMedLoRAError, ModelError, kind_and_place
 from fedmedlora.models.catalog import PRESETS
 from fedmedlora.runs.machine_memory import free_bytes
 from fedmedlora.study.memory_plan import MemoryPlan, Planner, gigabytes, plan_memory
@@ -37,8 +37,9 @@ def fitting_plan(prepared: Prepared, observer: Observer) -> MemoryPlan | None:
     except (RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, FedMedLoRAError):
             raise
-        kind = type(error).__name__
-        observer.message(f"memory: no plan for this model ({kind}); going on without one")
+        # Notes are in what is planned for, so the error's text is not shown.
+        where = kind_and_place(error)
+        observer.message(f"memory: no plan for this model ({where}); going on without one")
         return None
     refuse_what_cannot_fit(prepared, plan)
     observer.message(plan.summary)
@@ -73,12 +74,15 @@ def refuse_weights_that_cannot_fit(config: StudyConfig) -> None:
 def _num_parameters(base: str) -> int | None:
     if base in PRESETS:
         return PRESETS[base].num_parameters
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     total = 0
     for path in Path(base).expanduser().glob("*.safetensors"):
-        with safe_open(str(path), framework="pt") as file:
-            shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                shapes = [file.get_slice(key).get_shape() for key in file.keys()]  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return None  # loading the model will say what is wrong with it
         total += sum(torch.Size(shape).numel() for shape in shapes)
     return total or None
 

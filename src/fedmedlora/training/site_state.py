@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from fedmedlora.core.errors import RunStoreError
+from fedmedlora.core.errors import RunStoreError, cause
 from fedmedlora.runs import atomic
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class SiteState:
             found: dict[str, torch.Tensor] = load(path.read_bytes())
         except (OSError, SafetensorError) as error:
             raise RunStoreError(
-                f"{path}: the site's state is damaged. Restore it from a backup, or delete the "
-                "run's rounds from this one on and resume."
+                f"{path}: the site's state is damaged ({cause(error)}). Restore it from a "
+                "backup, or delete the run's rounds from this one on and resume."
             ) from error
         return found
 
