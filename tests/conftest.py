@@ -186,58 +186,63 @@ def _forked(work: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _at_each_call(act: Callable[[int], object], work: Callable[[], object]) -> None:
-    """Do the work, and act before each of its calls into C, whose number is told."""
+def _at_each_step(act: Callable[[int], object], work: Callable[[], object]) -> None:
+    """Do the work, and act before each time that it asks the system for a file or folder."""
     number = 0
 
-    def seen(_frame: object, event: str, _argument: object) -> None:
+    def seen(event: str, _arguments: object) -> None:
         nonlocal number
-        if event == "c_call":
+        if event == "open" or event.startswith("os."):
             number += 1
             act(number)
 
-    sys.setprofile(seen)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
+    sys.addaudithook(seen)  # for good, so only in a child
+    work()
 
 
-def _num_calls(work: Callable[[], object]) -> int:
+def _num_steps(work: Callable[[], object]) -> int:
     reading, writing = os.pipe()
+    last = [0]
 
     def counted() -> None:
-        numbers = [0]
-        _at_each_call(lambda number: numbers.__setitem__(0, number), work)
-        os.write(writing, b"%d" % numbers[0])
+        _at_each_step(lambda number: last.__setitem__(0, number), work)
+        os.write(writing, b"%d" % last[0])
 
     assert _forked(counted) == 0
     os.close(writing)
-    with open(reading, "rb") as told:  # noqa: PTH123 - a file that has no path
+    with open(reading, "rb") as told:  # noqa: PTH123 - it has no path
         return int(told.read())
 
 
-def _killed_at_call(number: int, work: Callable[[], object]) -> bool:
-    def kill(now: int) -> None:
-        if now == number:
+def _killed_at(step: int, num_calls: int, work: Callable[[], object]) -> bool:
+    left = num_calls
+
+    def countdown(_frame: object, event: str, _argument: object) -> None:
+        nonlocal left
+        left -= event == "c_call"
+        if left <= 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    code = _forked(lambda: _at_each_call(kill, work))
-    assert code in (0, -signal.SIGKILL), f"the child failed before call {number}"
+    def begin(number: int) -> None:
+        if number == step:
+            sys.setprofile(countdown)
+
+    code = _forked(lambda: _at_each_step(begin, work))
+    assert code in (0, -signal.SIGKILL), f"the child failed before step {step} and {num_calls}"
     return code != 0
 
 
 @pytest.fixture(scope="session")
-def num_calls() -> Callable[[Callable[[], object]], int]:
-    """How many calls into C some work makes; it is done in a forked child."""
-    return _num_calls
+def num_steps() -> Callable[[Callable[[], object]], int]:
+    """How often some work asks the system for a file or folder; it is done in a forked child."""
+    return _num_steps
 
 
 @pytest.fixture(scope="session")
-def killed_at_call() -> Callable[[int, Callable[[], object]], bool]:
-    """Whether work in a forked child was killed (kill -9) before its n-th call into C.
+def killed_at() -> Callable[[int, int, Callable[[], object]], bool]:
+    """Whether work in a forked child was killed (kill -9) so many steps and then calls after it.
 
-    All that reaches the disk does so in such calls, so they are the moments that matter; unlike
+    A step is one of `num_steps`, a call one into C, as that which writes half of a file. Unlike
     seconds they are the same under any load.
     """
-    return _killed_at_call
+    return _killed_at

@@ -57,23 +57,25 @@ def test_kill_9_at_random_moments_of_run_and_resume_costs_no_bit(
     essence: Essence,
     tmp_path: Path,
     num_moments: int,
-    num_calls,
-    killed_at_call,
+    num_steps,
+    killed_at,
 ) -> None:
     expected = essence(whole)
-    last = num_calls(lambda: run_small(study, tmp_path / "counted"))
+    last = num_steps(lambda: run_small(study, tmp_path / "counted"))
     rng = random.Random(num_moments)
     num_killed = 0
     for moment in range(num_moments):
         out = tmp_path / str(moment)
         # Spread over the whole run: one in each of so many equal parts.
-        first = 1 + int((moment + rng.random()) / num_moments * last)
-        num_killed += killed_at_call(first, lambda out=out: run_small(study, out))
-        history = f"killed before call {first} of {last}"
+        step, calls = 1 + int((moment + rng.random()) / num_moments * last), rng.randint(0, 400)
+        num_killed += killed_at(step, calls, lambda out=out: run_small(study, out))
+        history = f"killed {calls} calls after step {step} of {last}"
         for run in runs_in(out) or [run_small(study, out)]:
-            again = rng.randint(1, last)
-            num_killed += killed_at_call(again, lambda run=run: resume_study(run, SilentObserver()))
-            history += f", again before call {again}"
+            step, calls = rng.randint(1, last // 2), rng.randint(0, 400)
+            num_killed += killed_at(
+                step, calls, lambda run=run: resume_study(run, SilentObserver())
+            )
+            history += f", again {calls} calls after step {step}"
             before = {p: p.read_bytes() for p in run.glob("adapters/**/round-*/*.safetensors")}
             resume_study(run, SilentObserver())
             assert all(path.read_bytes() == data for path, data in before.items()), history
