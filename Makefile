@@ -67,7 +67,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 QUICK := $(addprefix tests/,core corpora prompts runs evaluation report cli docs)
 
 quick: $(VENV)/.has-dev
-	@$(PYTEST) --text-only $(QUICK)
+	@$(PYTEST) --text-only --hypothesis-profile=quick $(QUICK)
 
 test: $(VENV)/.has-dev
 	@$(PYTEST)

@@ -22,15 +22,13 @@ from hypothesis import HealthCheck, settings
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
 # The default run draws the same examples every time, so that a change is not refused for an old
-# fault that chance has just found; `make test-all` looks for such faults with fresh ones. How long
-# an example takes is the machine's affair.
-for profile, fixed in (("fixed", True), ("explore", False)):
-    settings.register_profile(
-        profile,
-        derandomize=fixed,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+# fault that chance has just found; `make test-all` looks for such faults with fresh ones, and
+# `make quick` draws fewer. How long an example takes is the machine's affair.
+settings.register_profile(
+    "fixed", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("explore", settings.get_profile("fixed"), derandomize=False)
+settings.register_profile("quick", settings.get_profile("fixed"), max_examples=20)
 settings.load_profile("fixed")
 
 TENSOR_LIBRARIES = {"torch", "transformers", "tokenizers", "safetensors", "peft", "gguf", "trl"}
