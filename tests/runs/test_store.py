@@ -242,12 +242,12 @@ def test_what_a_killed_process_left_half_written_is_gone_once_the_run_is_locked(
 
 
 HOLDER = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from fedmedlora.runs.store import RunStore
 with RunStore.open(Path(sys.argv[1])).lock():
     print("locked", flush=True)
-    time.sleep(60)
+    signal.pause()
 """
 
 
