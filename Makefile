@@ -1,5 +1,6 @@
 # make demo    install, then a whole federated study on artificial hospitals; ends with its report
-# make test    install with the development tools, then the default test suite
+# make quick   install with the development tools, then the tests that need no language model
+# make test    the same, then the default test suite, on all cores
 # make check   everything that must hold before a change is merged
 # make help    all targets
 
@@ -19,11 +20,11 @@ DEMO_S := examples/demo-s.toml
 DEMO_M := examples/demo-m.toml
 DEMO_L := examples/demo-l.toml
 
-.PHONY: help demo test test-all check format format-check lint types layers docs clean
+.PHONY: help demo quick test test-all check format format-check lint types layers docs clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 4
+	@sed -n 's/^# //p' Makefile | head -n 5
 	@echo "Also: test-all format format-check lint types layers docs clean"
 	@echo "Settings: PYTHON=python3.12 (which Python makes the environment), VENV=.venv,"
 	@echo "          SIZE=auto|S|M|L (demo; auto: the largest that ends within 10 minutes here; FAST=1 is SIZE=S)"
@@ -66,11 +67,22 @@ demo: $(VENV)/.has-models
 
 # Checking it.
 
+# One process of tests a core, one tensor thread each (tests/conftest.py). A process begins with a
+# share of neighbouring tests, which use the same fixtures, and takes over from slower ones at its
+# end.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+# The text half: what tests/conftest.py finds to load a tensor library is skipped.
+QUICK := $(addprefix tests/,core corpora prompts runs evaluation report cli docs)
+
+quick: $(VENV)/.has-dev
+	@$(PYTEST) --text-only --hypothesis-profile=quick $(QUICK)
+
 test: $(VENV)/.has-dev
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 test-all: $(VENV)/.has-dev
-	@$(BIN)/python -m pytest -m "" -rs --hypothesis-profile=explore
+	@$(PYTEST) -m "" -rs --hypothesis-profile=explore
 
 check: format-check lint types layers docs test
 

@@ -24,8 +24,6 @@ from fedmedlora.aggregation.weighting import by_size, equal, size_of
 from fedmedlora.testing.declared import DECLARED
 from fedmedlora.testing.laws import LAWS, BrokenLawError, check_law, check_strategy
 
-torch.set_num_threads(1)
-
 
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("name", DECLARED)

@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from benchmarks.run import main
 from benchmarks.ways import models
 from benchmarks.ways.sentences import Sentence, artificial_notes, by_length, sentences_of
 from fedmedlora.models.load import BaseModel
 from fedmedlora.testing.tiny import tiny_base
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks import aggregation
 from benchmarks.run import main
@@ -61,10 +60,8 @@ def test_a_quick_run_has_every_target_and_table_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(aggregation, "CACHE", tmp_path / "cache")
-    threads = torch.get_num_threads()
     path = tmp_path / "record.json"
     assert main(["aggregation", "--quick", "--out", str(path)]) == 0
-    torch.set_num_threads(threads)
     record: dict[str, Any] = json.loads(path.read_text("utf-8"))
 
     targets = {row["id"]: row for row in record["targets"]}

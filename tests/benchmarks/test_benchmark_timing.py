@@ -81,6 +81,8 @@ def test_seconds_of_the_processor_leave_out_what_others_had() -> None:
         {"waits": lambda: time.sleep(0.05), "works": lambda: sum(range(10**6))}, 2
     )
 
+    for name in ("waits", "works"):
+        pairs = zip(taken.processor[name], taken.clock[name], strict=True)
+        assert all(processor <= clock for processor, clock in pairs)
     assert all(clock >= 0.05 for clock in taken.clock["waits"])
-    assert all(processor < 0.02 for processor in taken.processor["waits"])
-    assert all(processor > 0.001 for processor in taken.processor["works"])
+    assert max(taken.processor["waits"]) < min(taken.processor["works"])

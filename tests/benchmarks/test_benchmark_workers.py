@@ -56,7 +56,7 @@ def test_the_memory_of_a_worker_is_its_own_and_not_that_of_who_started_it() -> N
         grown = counter.ask("hold", 200 * MIB).peak_memory_bytes
         kept = counter.ask("hold", 0).peak_memory_bytes
 
-    assert before < 200 * MIB
+    assert before < len(held)
     assert 190 * MIB < grown - before < 250 * MIB
     assert kept > grown - MIB  # the peak, not what is held now; Linux counts it in shares
     assert len(held) == 300 * MIB

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -92,36 +91,54 @@ def test_every_site_has_notes_of_its_own(cache: Path) -> None:
     assert found.parts["waiting update: written"] > 0
 
 
-def test_a_part_is_not_charged_for_another_one_inside_it() -> None:
+class Clock:
+    """Told to `timed_parts` as the time: it goes on only while somebody works."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def work(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("benchmarks.ways.parts.time", clock)
+    return clock
+
+
+def test_a_part_is_not_charged_for_another_one_inside_it(clock: Clock) -> None:
     tools = SimpleNamespace()
-    tools.inner = lambda: time.sleep(0.05)
+    tools.inner = lambda: clock.work(5)
 
     def outer() -> None:
-        time.sleep(0.02)
+        clock.work(2)
         tools.inner()
         tools.inner()
 
     tools.outer = outer
     with timed_parts({"in": [(tools, "inner")], "out": [(tools, "outer")]}) as seconds:
         tools.outer()
-        time.sleep(0.03)  # nobody's
+        clock.work(3)  # nobody's
         tools.inner()
 
-    assert 0.15 <= seconds["in"] < 0.3
-    assert 0.02 <= seconds["out"] < 0.1
+    assert seconds == {"in": 15, "out": 2}
     assert tools.outer is outer
 
 
-def test_parts_are_charged_when_they_raise_and_are_given_back() -> None:
+def test_parts_are_charged_when_they_raise_and_are_given_back(clock: Clock) -> None:
     def failing() -> None:
-        time.sleep(0.01)
+        clock.work(1)
         raise KeyError
 
     tools = SimpleNamespace(failing=failing)
     with timed_parts({"bad": [(tools, "failing")]}) as seconds, pytest.raises(KeyError):
         tools.failing()
 
-    assert seconds["bad"] >= 0.01
+    assert seconds == {"bad": 1}
     assert tools.failing is failing
 
 

@@ -1,7 +1,6 @@
 """Near-duplicates across corpora: all of them, none within a corpus, in a fixed order."""
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -77,13 +76,11 @@ def test_exactly_the_pairs_at_or_above_the_threshold_are_found(first, second, th
 @pytest.mark.skipif(
     not FOLDER, reason="FEDMEDLORA_CORPORA does not name a folder with the real cohorts"
 )
-def test_the_five_cohorts_share_no_note_and_a_planted_one_is_found_in_time():
+def test_the_five_cohorts_share_no_note_and_a_planted_one_is_found():
     names = ["chia", "glaucoma_ohsu", "lct", "maccrobat", "phee"]
     corpora = [load_corpus(Path(FOLDER, name)) for name in names]
     planted = Document("planted", corpora[0].documents[5].text + " More.")
-    started = time.perf_counter()
     assert near_duplicates(corpora) == []
     corpora.append(Corpus("other", (planted,), None))
     found = near_duplicates(corpora)
-    assert time.perf_counter() - started < 120
     assert [(p.first_id, p.second_id) for p in found] == [(corpora[0].documents[5].id, "planted")]

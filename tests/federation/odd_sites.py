@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -21,9 +22,11 @@ class OddSite(DriftingSite):
         self.tell({"process": os.getpid(), "threads": torch.get_num_threads()})
         match self.name.split("-")[0]:
             case "slow":
-                time.sleep(0.5)
+                while not Path(os.environ["GATE"]).exists():
+                    time.sleep(0.01)
             case "hanging":
-                time.sleep(600)
+                while True:
+                    time.sleep(600)
             case "dying":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "failing":

@@ -2,8 +2,6 @@
 
 import os
 import random
-import signal
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -198,20 +196,19 @@ def test_a_death_without_a_last_word_at_any_step_of_saving_can_be_resumed_from(
 @pytest.mark.parametrize(
     "num_moments", [3, pytest.param(20, marks=pytest.mark.slow)], ids=["few", "many"]
 )
-def test_kill_9_at_random_moments_can_be_resumed_from(tmp_path: Path, num_moments: int) -> None:
-    num_rounds = 12  # long enough to be hit, most of it spent saving
-    started = time.perf_counter()
-    whole = run(tmp_path / "whole", num_rounds=num_rounds)
-    seconds = time.perf_counter() - started
-    rng = random.Random(time.time_ns())
+def test_kill_9_at_random_moments_can_be_resumed_from(
+    tmp_path: Path, num_moments: int, num_steps, killed_at
+) -> None:
+    whole = run(tmp_path / "whole")
+    last = num_steps(lambda: run(tmp_path / "counted"))
+    rng = random.Random(num_moments)
+    num_killed = 0
     for moment in range(num_moments):
         folder = tmp_path / str(moment)
-        child = in_child(lambda folder=folder: run(folder, num_rounds=num_rounds))
-        pause = rng.uniform(0, seconds)
-        time.sleep(pause)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        assert_same(run(folder, num_rounds=num_rounds), whole)
+        step, calls = rng.randint(1, last), rng.randint(0, 40)
+        num_killed += killed_at(step, calls, lambda folder=folder: run(folder))
+        assert_same(run(folder), whole)
+    assert num_killed >= num_moments - 1
 
 
 def test_rounds_that_are_done_are_not_done_again(tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ import torch
 from fedmedlora.models.load import BaseModel
 from fedmedlora.testing.tiny import tiny_base
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., BaseModel]:

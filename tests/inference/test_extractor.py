@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -219,13 +218,14 @@ def test_no_notes_give_no_documents(tiny: BaseOf) -> None:
 
 
 @pytest.mark.parametrize("unit", ["x", "no pain ", "<problem>"], ids=["letters", "words", "tags"])
-def test_a_line_of_20000_characters_is_done_in_reasonable_time(tiny: BaseOf, unit: str) -> None:
-    note = Document("line", unit * (20_000 // len(unit)))
-    started = time.perf_counter()
-    found = extract(tiny("llama"), [note], batch_size=128, window_tokens=96)
+def test_the_time_of_a_line_grows_with_its_length_only(
+    tiny: BaseOf, unit: str, grows_linearly
+) -> None:
+    def read(length: int) -> None:
+        note = Document("line", unit * (length // len(unit)))
+        check([note], extract(tiny("llama"), [note], batch_size=128, window_tokens=96))
 
-    check([note], found)
-    assert time.perf_counter() - started < 60
+    assert grows_linearly(read, 16_000)
 
 
 @pytest.mark.parametrize("name", TAG_FORMATS)

@@ -15,8 +15,6 @@ import torch
 from fedmedlora.models.load import BaseModel
 from fedmedlora.testing.tiny import tiny_base, tiny_tokenizer
 
-torch.set_num_threads(1)
-
 _GGUF_NAMES = {
     "embed_tokens": "token_embd",
     "norm": "output_norm",

@@ -25,8 +25,6 @@ from fedmedlora.models.packed_attention import Segment, allow_packed_rows, lay_o
 from fedmedlora.testing.tiny import SHAPES, tiny_base
 from fedmedlora.training.checkpointing import recomputed_layers
 
-torch.set_num_threads(1)
-
 ROWS = {
     "several segments": [Segment(7, (5, 1, 30)), Segment(2, (4,)), Segment(0, (6,))],
     "one sequence": [Segment(9, (12,))],

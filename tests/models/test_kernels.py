@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from fedmedlora.models.kernels import (
     onednn_available,
     use_kernel,
     whole_rows,
+    writes_programs,
 )
 from fedmedlora.models.load import BaseModel, load_base
 
@@ -74,31 +76,52 @@ def test_only_float32_layers_change_and_only_if_asked(tiny: Tiny) -> None:
     assert kernels(torch.float32, "torch") == {torch.nn.Linear}
 
 
+# In a process of its own, which says of each product whether oneDNN had a program for it.
 _MANY_SHAPES = """
-from pathlib import Path
 import torch
 from fedmedlora.models.kernels import linear, whole_rows
 
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+def multiply(num_rows):
+    linear(torch.ones(num_rows, 64), torch.ones(96, 64), None, "onednn")
 
-weight = torch.ones(96, 64)
-linear(torch.ones(800, 64), weight, None, "onednn")
-before = resident()
 for count in range(1, 800, 2):
-    linear(torch.ones(whole_rows(count), 64), weight, None, "onednn")
-print(resident() - before)
+    multiply(whole_rows(count))
+print("every number of rows", flush=True)
+for count in range(1, 101):
+    multiply(count)
+print("the first of them, and the last", flush=True)
+multiply(1)
+multiply(100)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is told by Linux only")
-def test_products_of_many_row_counts_leave_little_memory_behind() -> None:
-    """Four hundred shapes would keep half a megabyte each."""
-    found = subprocess.run(
-        [sys.executable, "-c", _MANY_SHAPES], capture_output=True, text=True, check=True
+def test_products_of_many_row_counts_share_few_programs_and_no_more_than_64_are_kept() -> None:
+    """A program takes half a megabyte; oneDNN by itself keeps 1,024 of them."""
+    told = subprocess.run(
+        [sys.executable, "-c", _MANY_SHAPES],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"ONEDNN_VERBOSE": "profile_create"},
+    )
+    rounded, as_they_are, again = (
+        ["cache_miss" in line for line in part.splitlines() if ",create:cache_" in line]
+        for part in re.split("^every .*$|^the first .*$", told.stdout, flags=re.MULTILINE)
     )
 
-    assert int(found.stdout) < 40e6
+    assert (len(rounded), sum(rounded)) == (400, 25)
+    assert len(as_they_are) == 100
+    assert again == [True, False]
+
+
+def test_bfloat16_needs_programs_only_where_onednn_takes_it(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = tiny("llama", 0, torch.bfloat16).model
+    for takes in (True, False):
+        monkeypatch.setattr("fedmedlora.models.kernels.onednn_takes_bfloat16", lambda t=takes: t)
+        assert writes_programs(half) is takes
+        assert not writes_programs(tiny("llama").model)
 
 
 @pytest.mark.parametrize(("count", "rounded"), [(0, 0), (1, 32), (32, 32), (33, 64), (800, 800)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import pytest
 import torch
 
 from fedmedlora.models.live_bytes import LiveBytes, ghost
@@ -45,6 +46,21 @@ def test_small_real_tensors_may_be_mixed_in() -> None:
         found = states.index_select(0, torch.tensor([3, 1, 1]))
 
     assert found.shape == (3, 4)
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_products_of_bfloat16_are_onednns_only_where_it_takes_them(
+    takes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without such instructions, a plan that counted its programs was a third too high."""
+    monkeypatch.setattr("fedmedlora.models.live_bytes.onednn_takes_bfloat16", lambda: takes)
+    weight = torch.zeros(4, KIB, device="meta", dtype=torch.bfloat16)
+
+    with LiveBytes() as counted:
+        for num_rows in (2, 3, 2):
+            torch.zeros(num_rows, KIB, device="meta", dtype=torch.bfloat16) @ weight.t()
+
+    assert len(counted.products) == (2 if takes else 0)
 
 
 def test_a_ghost_computes_shapes_and_leaves_the_model_as_it_was(tiny: Tiny) -> None:

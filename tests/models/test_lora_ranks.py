@@ -12,8 +12,6 @@ from fedmedlora.models.catalog import ALL_LINEAR
 from fedmedlora.models.lora import LoRAModel, initial_adapter, merged
 from fedmedlora.testing.tiny import tiny_base
 
-torch.set_num_threads(1)
-
 
 def test_an_adapter_of_another_rank_is_computed_and_given_back_as_it_is(tmp_path: Path) -> None:
     base = tiny_base(tmp_path)

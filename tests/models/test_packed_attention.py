@@ -29,8 +29,6 @@ from fedmedlora.models.packed_attention import (
 )
 from fedmedlora.testing.tiny import SHAPES, Shape, tiny_base
 
-torch.set_num_threads(1)
-
 SEGMENTS = st.lists(
     st.builds(
         Segment,

@@ -6,10 +6,10 @@ import errno
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -242,12 +242,12 @@ def test_what_a_killed_process_left_half_written_is_gone_once_the_run_is_locked(
 
 
 HOLDER = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from fedmedlora.runs.store import RunStore
 with RunStore.open(Path(sys.argv[1])).lock():
     print("locked", flush=True)
-    time.sleep(60)
+    signal.pause()
 """
 
 
@@ -266,47 +266,35 @@ def test_two_processes_cannot_hold_a_run_and_kill_9_frees_it(store: RunStore) ->
         store.write_text("after", "x")
 
 
-WRITER = """
-import sys
-from pathlib import Path
-from fedmedlora.runs.store import RunStore
-store = RunStore.open(Path(sys.argv[1]))
-def fill(folder):
-    for part in range(4):
-        (folder / str(part)).write_text(str(turn) * 20_000)
-print("go", flush=True)
-turn = 0
-while True:
-    turn += 1
-    store.write_json("state.json", {"turn": turn, "filler": str(turn) * 20_000})
-    store.write_folder("last", fill, replace=True)
-"""
-
-
-@pytest.mark.parametrize("milliseconds", [3, 11, 29])
 def test_kill_9_at_any_moment_leaves_whole_files_and_folders(
-    store: RunStore, milliseconds: int
+    store: RunStore, num_steps, killed_at
 ) -> None:
-    store.write_json("state.json", {"turn": 0, "filler": "0" * 20_000})
-    store.write_folder("last", lambda f: [(f / str(p)).write_text("0") for p in range(4)] and None)
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(store.path)], stdout=subprocess.PIPE, text=True
-    ) as writer:
-        assert writer.stdout is not None
-        writer.stdout.readline()
-        time.sleep(milliseconds / 1000)
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
+    def fill(folder: Path, turn: int) -> None:
+        for part in range(4):
+            (folder / str(part)).write_text(str(turn) * 20_000)
 
-    with store.lock():
-        state = store.read_json("state.json")
-        assert state["filler"] == str(state["turn"]) * 20_000
-        parts = [store.read_text(f"last/{part}") for part in range(4)]
-        assert len(set(parts)) == 1
-        assert {p.name for p in store.path.iterdir()} == {
-            ".lock",
-            "config.json",
-            "environment.json",
-            "state.json",
-            "last",
-        }
+    def write(turn: int) -> None:
+        store.write_json("state.json", {"turn": turn, "filler": str(turn) * 20_000})
+        store.write_folder("last", lambda folder: fill(folder, turn), replace=True)
+
+    write(1)
+    last = num_steps(lambda: write(2))
+    rng = random.Random(29)
+    num_killed = 0
+    for turn in range(3, 33):
+        step, calls = rng.randint(1, last), rng.randint(0, 12)
+        num_killed += killed_at(step, calls, lambda turn=turn: write(turn))
+
+        with store.lock():
+            state = store.read_json("state.json")
+            assert state["filler"] == str(state["turn"]) * 20_000
+            parts = [store.read_text(f"last/{part}") for part in range(4)]
+            assert len(set(parts)) == 1
+            assert {p.name for p in store.path.iterdir()} == {
+                ".lock",
+                "config.json",
+                "environment.json",
+                "state.json",
+                "last",
+            }
+    assert num_killed > 20  # else it was done before that many calls

@@ -64,7 +64,10 @@ on_linux = pytest.mark.skipif(
 )
 
 
+# What a process takes for the same tensors is its C library's and its processor's affair, so these
+# are no tests of the default lane; tests/training/test_pass_memory.py counts the tensors there.
 @on_linux
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["model.kernel=torch", "model.dtype=bfloat16"])
 def test_a_tiny_study_takes_what_was_planned(
     tiny_study: Path, tmp_path: Path, setting: str

@@ -18,8 +18,6 @@ from fedmedlora.testing.generators import LABELS
 from fedmedlora.testing.tiny import tiny_base
 from fedmedlora.training.batches import EncodedExample, encode_example, render_documents
 
-torch.set_num_threads(1)
-
 TEXTS = [
     "Pain and fever. Given aspirin 81 mg daily.",
     "No fever.",

@@ -46,12 +46,18 @@ def writes_programs(model: nn.Module) -> bool:
     if weight.device.type != "cpu":
         return False
     by_onednn = any(isinstance(module, OneDnnLinear) for module in model.modules())
-    return by_onednn or weight.dtype == torch.bfloat16
+    return by_onednn or (weight.dtype == torch.bfloat16 and onednn_takes_bfloat16())
 
 
 def onednn_available() -> bool:
     """Whether this torch offers oneDNN's product on plain float32 memory."""
     return hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def onednn_takes_bfloat16() -> bool:
+    """Whether torch leaves bfloat16 products to oneDNN; without such instructions it does not."""
+    asked = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return asked is not None and bool(asked())
 
 
 class OneDnnLinear(torch.nn.Linear):

@@ -15,6 +15,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from fedmedlora.models.kernels import onednn_takes_bfloat16
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -107,7 +109,9 @@ def _made(func: Any, given: tuple[Any, Any]) -> Any:
 def _is_onednn(func: Any, tensors: Sequence[torch.Tensor]) -> bool:
     if func.overloadpacket == torch.ops.mkldnn._linear_pointwise:
         return True
-    return func.overloadpacket in _PRODUCTS and tensors[0].dtype == torch.bfloat16
+    if func.overloadpacket not in _PRODUCTS or tensors[0].dtype != torch.bfloat16:
+        return False
+    return onednn_takes_bfloat16()
 
 
 _PRODUCTS = {
