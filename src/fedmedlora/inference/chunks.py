@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fedmedlora.core.example import RelationPrompt
 from fedmedlora.models.windowing import note_windows
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def answers_by_document(
 ) -> list[list[tuple[Window, WindowAnswer]]]:
     """For each document of the chunk, its windows with their answers.
 
+    A question that several windows ask, word for word, is answered once.
+
     Args:
         chunk: The documents.
         prompts: One for each window of the chunk.
@@ -66,15 +69,32 @@ def answers_by_document(
     if num_empty := open_windows.count(0):
         observer.advance(num_empty)
 
-    def done(index: int) -> None:
-        document, _ = chunk.windows[index]
-        open_windows[document] -= 1
-        if open_windows[document] == 0:
-            observer.advance(1)
+    asked: dict[tuple[object, ...], list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        asked.setdefault(_question(prompt), []).append(index)
+    askers = list(asked.values())
 
+    def done(question: int) -> None:
+        for index in askers[question]:
+            document, _ = chunk.windows[index]
+            open_windows[document] -= 1
+            if open_windows[document] == 0:
+                observer.advance(1)
+
+    answers = decoder.decode([prompts[indices[0]] for indices in askers], done)
+    by_window = {
+        index: answer for indices, answer in zip(askers, answers, strict=True) for index in indices
+    }
     found: list[list[tuple[Window, WindowAnswer]]] = [[] for _ in chunk.documents]
-    for (document, window), answer in zip(
-        chunk.windows, decoder.decode(prompts, done), strict=True
-    ):
-        found[document].append((window, answer))
+    for index, (document, window) in enumerate(chunk.windows):
+        found[document].append((window, by_window[index]))
     return found
+
+
+def _question(prompt: Prompt) -> tuple[object, ...]:
+    """What an answer depends on: prompts with the same question get the same answer."""
+    question: tuple[object, ...] = (prompt.text, prompt.source, prompt.labels)
+    if isinstance(prompt, RelationPrompt):
+        # Which numbers a modifier may have follows from the labels.
+        question += (prompt.marked, prompt.linked, tuple(entity.label for entity in prompt.given))
+    return question

@@ -17,7 +17,7 @@ from fedmedlora.study.conditions import tested_on
 from fedmedlora.study.opening import OPENING, open_bonus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from fedmedlora.adapters.state import AdapterState
@@ -117,7 +117,10 @@ class Predictions:
         name = f"{PREDICTIONS}/{file_stem(self._arm)}--{cohort.name}--gold-entities.jsonl"
         if not self._found(name, len(cohort.documents)):
             gold = [document.only_labels(cohort.labels) for document in cohort.documents]
-            self._save(name, self._related(gold, cohort))
+            # From the file, so that a run that went on in between ends with the same bits.
+            earlier = self._end_to_end(cohort) if "entities" in self._arm.tasks else []
+            answered = {document.id: document for document in earlier}
+            self._save(name, self._related(gold, cohort, answered))
         return list(read_jsonl(self._store.file(name)))
 
     def _found(self, name: str, num_notes: int) -> bool:
@@ -173,9 +176,14 @@ class Predictions:
         found: float = kept[self._folder][task]
         return found
 
-    def _related(self, documents: Sequence[Document], cohort: Cohort) -> list[Document]:
+    def _related(
+        self,
+        documents: Sequence[Document],
+        cohort: Cohort,
+        answered: Mapping[str, Document] | None = None,
+    ) -> list[Document]:
         extractor = self._relation_extractor
-        return list(extractor.extract(documents, cohort.modifiers, self._meter))
+        return list(extractor.extract(documents, cohort.modifiers, self._meter, answered))
 
     @cached_property
     def _relation_extractor(self) -> RelationExtractor:
