@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fedmedlora.core.document import Document, Entity
-from fedmedlora.evaluation.scores import Counts, DocumentCounts
+from fedmedlora.evaluation.document_counts import DocumentCounts
+from fedmedlora.evaluation.scores import Counts
 from fedmedlora.study import conditions
 from fedmedlora.study.compare import Cell, score_cell, scores_json
 from fedmedlora.study.conditions import Arm, arms_of
