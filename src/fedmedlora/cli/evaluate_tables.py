@@ -27,7 +27,7 @@ _MOST_MISTAKES_SHOWN = 10
 def show_scores(result: Evaluation) -> None:
     """Print the blocks of one preset, and what went wrong before anything could be scored."""
     title = f"preset {result.preset}, documents: {result.num_documents}, fedmedlora {__version__}"
-    table = _table(title, "")
+    table = _table(f"{title}; P, R, F1 in points", "")
     for heading in ("tp", "fp", "fn", "P", "R", "F1", "95 % CI"):
         table.add_column(heading, justify="right", no_wrap=True)
     for block in BLOCKS:
@@ -68,7 +68,7 @@ def show_differences(results: Sequence[Evaluation]) -> None:
     differences = [d for result in results for d in result.differences or ()]
     if not differences:
         return
-    table = _table("F1 of --predicted and --against", "figure")
+    table = _table("F1 of --predicted and --against, in points", "figure")
     for heading in ("F1", "against", "difference", "95 % CI", "p", "p, Holm"):
         table.add_column(heading, justify="right", no_wrap=True)
     preset = None

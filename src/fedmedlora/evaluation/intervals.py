@@ -88,6 +88,7 @@ def bootstrap_f1(
         ValueError: There is no document.
     """
     *leading, num_documents, _ = counts.shape
+    _refuse_none(num_documents)
     # (num_documents, systems * 2): one matrix product serves all systems.
     both = np.stack([counts[..., 0], counts[..., 1] + counts[..., 2]], axis=-1)
     columns = np.moveaxis(both, -2, 0).reshape(num_documents, -1)
@@ -132,8 +133,7 @@ def sums_type(counts: NDArray[Any]) -> type[np.float32] | type[np.float64]:
 def _sums_of_draws(columns: NDArray[Any], num_draws: int, seed: int) -> NDArray[Any]:
     """The sum of each column over each draw of documents, `(num_draws, num_columns)`."""
     num_documents, num_columns = columns.shape
-    if num_documents == 0:
-        raise ValueError("bootstrap: expected at least one document, got 0.")
+    _refuse_none(num_documents)
     rng = numpy_rng("document-bootstrap", seed, num_documents)
     some = min(_BLOCK_DRAWS, _MOST_BLOCK_ELEMENTS // num_documents)
     rows = max(1, some, _BLOCK_ELEMENTS // num_documents)
@@ -144,6 +144,11 @@ def _sums_of_draws(columns: NDArray[Any], num_draws: int, seed: int) -> NDArray[
         _fill_with_weights(block, rng)
         np.matmul(block, columns, out=sums[first : first + rows])
     return sums
+
+
+def _refuse_none(num_documents: int) -> None:
+    if num_documents == 0:
+        raise ValueError("bootstrap: expected at least one document, got 0.")
 
 
 def _fill_with_weights(block: NDArray[Any], rng: np.random.Generator) -> None:
