@@ -106,11 +106,9 @@ def run(config: Config, say: Callable[[str], None]) -> dict[str, Any]:
         evaluate = ["evaluate", "--gold", str(files["gold"]), "--predicted"]
         commands = {
             "evaluate --json": [*evaluate, str(files["predicted"]), "--json"],
-            "evaluate": [*evaluate, str(files["predicted"])],
             "evaluate --against": [
                 *evaluate, str(files["predicted"]), "--against", str(files["other"]), "--json"
             ],
-            "evaluate --preset all": [*evaluate, str(files["predicted"]), "--preset", "all"],
             "corpus summarize": ["corpus", "summarize", str(files["gold"])],
         }  # fmt: skip
         taken: dict[str, list[_Run]] = {command: [] for command in commands}

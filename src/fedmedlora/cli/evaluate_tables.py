@@ -27,7 +27,7 @@ _MOST_MISTAKES_SHOWN = 10
 def show_scores(result: Evaluation) -> None:
     """Print the blocks of one preset, and what went wrong before anything could be scored."""
     title = f"preset {result.preset}, documents: {result.num_documents}, fedmedlora {__version__}"
-    table = _table(f"{title}; P, R, F1 in points", "")
+    table = _table(f"{title}, in points", "")
     for heading in ("tp", "fp", "fn", "P", "R", "F1", "95 % CI"):
         table.add_column(heading, justify="right", no_wrap=True)
     for block in BLOCKS:

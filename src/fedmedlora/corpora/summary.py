@@ -81,9 +81,7 @@ def divergence(first: Mapping[str, int], second: Mapping[str, int]) -> float | N
     if not all(sums):
         return None
     total = 0.0
-    for label in sorted(
-        first.keys() | second.keys()
-    ):  # in order: a sum has its last digits from it
+    for label in sorted(first.keys() | second.keys()):  # the last digits depend on the order
         p, q = first.get(label, 0) / sums[0], second.get(label, 0) / sums[1]
         middle = (p + q) / 2
         total += sum(share * log2(share / middle) / 2 for share in (p, q) if share)
