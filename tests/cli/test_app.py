@@ -63,6 +63,21 @@ def test_help_takes_less_than_four_tenths_of_a_second_of_processor_time() -> Non
     assert min(times) < 0.4
 
 
+def test_help_loads_little_besides_typer() -> None:
+    done = fresh(
+        "import sys, typer, rich\n"
+        "before = set(sys.modules)\n"
+        "from fedmedlora.cli.app import app\n"
+        "from fedmedlora.cli.console import run_app\n"
+        "run_app(app, ['--help'])\n"
+        "print(*(set(sys.modules) - before))"
+    )
+
+    more = done.stdout.splitlines()[-1].split()
+    assert [name for name in more if name.startswith(("rich.", "pygments", "markdown_it"))] == []
+    assert len(more) < 60  # rich's Markdown alone is a hundred
+
+
 def test_no_help_loads_anything_heavy() -> None:
     arguments = [[*path, "--help"] for path in ((), *COMMANDS)]
     done = fresh(

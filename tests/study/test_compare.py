@@ -91,6 +91,26 @@ def test_a_setting_is_the_plain_mean_over_its_cohorts() -> None:
     }
 
 
+def test_a_cohort_of_one_note_has_no_interval_nor_has_a_mean_or_difference_with_it() -> None:
+    one = COHORTS[-1]
+    cells: dict[Cell, DocumentCounts] = {
+        (arm, cohort.name, "strict"): DocumentCounts(
+            ("n",) * (1 if cohort is one else 4),
+            ({"drug": Counts(tp=tenth, fp=1)},) * (1 if cohort is one else 4),
+        )
+        for arm, row in TENTHS.items()
+        for cohort, tenth in zip(COHORTS, row, strict=True)
+        if tenth is not None
+    }
+    found = scores_json(config(), arms_of(config()), COHORTS, cells, {"study": "study"})
+
+    for row in found["results"]:
+        ends = row["scores"]["micro"]["f1_ci95"]
+        assert (ends is None) == (row["cohort"] == one.name)
+    for row in (*found["summary"], *found["comparisons"]):
+        assert (row["ci95"] is None) == (row["setting"] == one.setting)
+
+
 def test_the_mean_single_site_model_in_domain_is_its_own_sites_even_if_tested_elsewhere() -> None:
     everywhere = TENTHS | {"single-site/north": (6, 0, 1, 3), "single-site/south": (0, 4, 3, 5)}
     study = config(evaluation={"presets": ["strict"], "draws": 50, "single_site_in_domain": "all"})
