@@ -262,7 +262,7 @@ def test_the_table_names_the_preset_the_documents_and_the_interval(
     assert f"preset strict, documents: 1, fedmedlora {__version__}" in out
     assert "entities, micro" in out
     assert "in points" in out
-    [line] = [line for line in out.splitlines() if "entities, micro" in line]
+    [line] = [line for line in out.splitlines() if line.strip().startswith("entities, micro")]
     assert line.split()[2:] == ["1", "1", "1", "50.0", "50.0", "50.0"]  # one note: no interval
 
 
@@ -274,7 +274,8 @@ def test_two_notes_have_an_interval_in_points_as_in_the_report(
 
     assert run_app(app, files) == 0
 
-    [line] = [ln for ln in capsys.readouterr().out.splitlines() if "entities, micro" in ln]
+    lines = capsys.readouterr().out.splitlines()
+    [line] = [line for line in lines if line.strip().startswith("entities, micro")]
     assert line.split()[2:] == ["2", "2", "2", *3 * ["50.0"], "50.0", "to", "50.0"]
 
 
