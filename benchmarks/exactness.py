@@ -159,7 +159,7 @@ def _scores(
         num_swaps=_DRAWS,
     )
     [found] = [d for d in result.differences or () if d.figure == "entities"]
-    points = 100 * found.difference, [100 * end for end in found.ci95]
+    points = 100 * found.difference, [100 * end for end in found.ci95 or ()]
     return 100 * result.entities.micro.f1, points
 
 

@@ -13,7 +13,7 @@ import torch
 from benchmarks.harness.targets import Measured
 from benchmarks.harness.timing import interleave_charged, seconds_of
 from fedmedlora.core.errors import ConfigError
-from fedmedlora.evaluation.intervals import estimate_f1
+from fedmedlora.evaluation.intervals import estimate_f1, interval
 from fedmedlora.evaluation.significance import randomisation_p
 
 if TYPE_CHECKING:
@@ -158,9 +158,9 @@ def _compare(config: Config, seed: int, batch: int) -> list[Any]:
     """The two intervals of one set of documents, in points."""
     counts = _made_up_counts(config.documents, seed)
     estimate = estimate_f1(counts, num_draws=config.draws, seed=seed)
-    ours, theirs = estimate.ci95, _scipy(counts, config.draws, batch)
+    ours, theirs = interval(estimate.draws), _scipy(counts, config.draws, batch)
     apart = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
-    ends = [[100 * end for end in interval] for interval in (ours, theirs)]
+    ends = [[100 * end for end in each] for each in (ours, theirs)]
     return [seed, 100 * estimate.value, *ends, 100 * apart]
 
 

@@ -119,6 +119,27 @@ TARGETS = {
             None,
             at_least=False,
         ),
+        Target(
+            "T11-help",
+            "fedmedlora --help against importing typer and rich, processor time",
+            "x",
+            2,
+            None,
+            at_least=False,
+        ),
+        Target(
+            "T23-evaluate",
+            "evaluate --json of 20,000 notes, 25 MB gold and 25 MB predicted, one thread",
+            "s",
+            20,
+            None,
+            at_least=False,
+        ),
+        Target("T23-evaluate-memory", "peak memory of it", "MB", 150, None, at_least=False),
+        Target(
+            "T23-summarize", "corpus summarize of the gold notes", "s", 10, None, at_least=False
+        ),
+        Target("T23-summarize-memory", "peak memory of it", "MB", 150, None, at_least=False),
         Target("T15", "CPU: useful training tokens/s against a plain loop with peft", "x", 3, 5),
     )
 }

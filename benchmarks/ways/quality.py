@@ -52,11 +52,11 @@ def quality_rows(
             [
                 name,
                 100 * micro.f1,
-                [100 * end for end in result.entities.f1_ci95],
+                [100 * end for end in result.entities.f1_ci95 or ()],
                 100 * micro.precision,
                 100 * micro.recall,
                 100 * difference.difference,
-                [100 * end for end in difference.ci95],
+                [100 * end for end in difference.ci95 or ()],
                 same,
             ]
         )

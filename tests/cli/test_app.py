@@ -69,6 +69,21 @@ def test_help_takes_at_most_three_times_as_long_as_importing_what_draws_it() -> 
     assert min(ours) <= 3 * min(theirs)
 
 
+def test_help_loads_little_besides_typer() -> None:
+    done = fresh(
+        "import sys, typer, rich\n"
+        "before = set(sys.modules)\n"
+        "from fedmedlora.cli.app import app\n"
+        "from fedmedlora.cli.console import run_app\n"
+        "run_app(app, ['--help'])\n"
+        "print(*(set(sys.modules) - before))"
+    )
+
+    more = done.stdout.splitlines()[-1].split()
+    assert [name for name in more if name.startswith(("rich.", "pygments", "markdown_it"))] == []
+    assert len(more) < 60  # rich's Markdown alone is a hundred
+
+
 def test_no_help_loads_anything_heavy() -> None:
     arguments = [[*path, "--help"] for path in ((), *COMMANDS)]
     done = fresh(

@@ -11,6 +11,7 @@ import pytest
 from fedmedlora import __version__
 from fedmedlora.cli.app import app
 from fedmedlora.cli.console import run_app
+from fedmedlora.corpora.jsonl import read_jsonl, write_jsonl
 from fedmedlora.evaluation.presets import PRESETS
 
 TEXT = "Takes metoprolol 50 mg daily, no chest pain."
@@ -25,6 +26,12 @@ def write(path: Path, entities: list[dict[str, Any]], **more: Any) -> Path:
     document = {"id": "n1", "text": TEXT, "entities": entities, **more}
     path.write_text(json.dumps(document) + "\n", encoding="utf-8")
     return path
+
+
+def twice(path: Path) -> None:
+    """The note of the file a second time, under another id."""
+    line = path.read_text("utf-8")
+    path.write_text(line + line.replace('"n1"', '"n2"'), encoding="utf-8")
 
 
 GOLD = [
@@ -55,7 +62,7 @@ def test_json_holds_what_the_contract_says(
     result = json.loads(capsys.readouterr().out)
 
     def counts(tp: int, fp: int, fn: int, f1: float) -> dict[str, Any]:
-        ratios = {"precision": f1, "recall": f1, "f1": f1, "f1_ci95": [f1, f1]}
+        ratios = {"precision": f1, "recall": f1, "f1": f1, "f1_ci95": None}
         return {"tp": tp, "fp": fp, "fn": fn, **ratios}
 
     one_of_two, right, wrong = counts(1, 1, 1, 0.5), counts(1, 0, 0, 1.0), counts(0, 1, 1, 0.0)
@@ -140,7 +147,7 @@ def test_a_second_prediction_set_is_compared_figure_by_figure(
         "f1": 0.5,
         "against_f1": 1.0,
         "difference": -0.5,
-        "ci95": [-0.5, -0.5],
+        "ci95": None,  # of one document there is none
         "p": 1.0,  # one document: swapping or not makes the same difference
         "p_holm": 1.0,
     }
@@ -226,12 +233,14 @@ def test_long_names_break_but_no_figure_is_cut(
     other = [entity("T2", "Therapeutic_procedure_without_a_drug", 17, 22)]
     link = [{"id": "R1", "label": "follows", "head": "T1", "tail": "T2"}]
     gold = write(tmp_path / "gold.jsonl", own + other, relations=link)
+    twice(gold)
 
     assert run_app(app, ["evaluate", "--gold", str(gold), "--predicted", str(gold)]) == 0
 
     out = capsys.readouterr().out
     assert "…" not in out
-    assert out.count("1.000 1.000 1.000 1.000-1.000") == 6  # three names, two blocks, gold entities
+    # Three names, two blocks, gold entities.
+    assert out.count("100.0 100.0 100.0 100.0 to 100.0") == 6
 
 
 def test_notes_without_a_mention_leave_nothing_to_score(
@@ -252,7 +261,68 @@ def test_the_table_names_the_preset_the_documents_and_the_interval(
     out = capsys.readouterr().out
     assert f"preset strict, documents: 1, fedmedlora {__version__}" in out
     assert "entities, micro" in out
-    assert "0.500-0.500" in out
+    assert "in points" in out
+    [line] = [line for line in out.splitlines() if line.strip().startswith("entities, micro")]
+    assert line.split()[2:] == ["1", "1", "1", "50.0", "50.0", "50.0"]  # one note: no interval
+
+
+def test_two_notes_have_an_interval_in_points_as_in_the_report(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (files[2], files[4]):
+        twice(Path(path))
+
+    assert run_app(app, files) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    [line] = [line for line in lines if line.strip().startswith("entities, micro")]
+    assert line.split()[2:] == ["2", "2", "2", *3 * ["50.0"], "50.0", "to", "50.0"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_the_folder_that_extract_wrote_is_taken_as_it_is(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    write_jsonl(tmp_path / "out" / f"documents{suffix}", read_jsonl(Path(files[4])))
+    (tmp_path / "out" / "extraction.json").write_text("{}", encoding="utf-8")
+
+    assert run_app(app, [*files, "--json"]) == 0
+    of_file = capsys.readouterr().out
+    assert run_app(app, [*files[:4], str(tmp_path / "out"), "--json"]) == 0
+
+    assert capsys.readouterr().out == of_file
+
+
+def test_an_unknown_preset_is_told_all_names_and_the_nearest(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_app(app, [*files, "--preset", "Lenien"]) == 2
+
+    err = capsys.readouterr().err
+    assert all(name in err for name in (*PRESETS, "all"))
+    assert "Did you mean lenient?" in err
+
+
+def test_predictions_in_another_order_give_the_same_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def corpus(name: str, numbers: list[int], mentions: list[dict[str, Any]]) -> str:
+        lines = [{"id": f"n{n}", "text": TEXT, "entities": mentions[n % 3 :]} for n in numbers]
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        return str(path)
+
+    gold = corpus("gold.jsonl", list(range(9)), GOLD)
+    printed = []
+    for name, order in (("same", [0, 1, 2, 4, 5, 7]), ("other", [7, 4, 0, 5, 2, 1])):
+        found = corpus(f"{name}.jsonl", order, FOUND)
+        errors = tmp_path / f"{name}-errors.jsonl"
+        command = ["evaluate", "--gold", gold, "--predicted", found, "--errors", str(errors)]
+        assert run_app(app, [*command, "--preset", "all", "--json"]) == 0
+        captured = capsys.readouterr()
+        assert "lacks 3 of the gold notes" in captured.err
+        printed.append((captured.out, errors.read_text("utf-8")))
+    assert printed[0] == printed[1]
 
 
 def test_help_names_every_preset(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedmedlora.core.document import Document
 from fedmedlora.corpora.duplicates import near_duplicates
-from fedmedlora.corpora.open_corpus import Corpus, load_corpus
+from fedmedlora.corpora.open_corpus import Corpus, NotesOnDisk, load_corpus
 
 FOLDER = os.environ.get("FEDMEDLORA_CORPORA", "")
 NOTE = "The patient takes aspirin 81 mg daily for chest pain and has no fever since " + " ".join(
@@ -47,6 +47,14 @@ def test_notes_of_one_corpus_and_notes_with_few_words_are_not_compared():
     assert pairs(corpus("n", short), corpus("s", short)) == []
     assert pairs(corpus("n", short), corpus("s", short), min_words=7) == [("n0", "s0")]
     assert near_duplicates([corpus("n", NOTE)]) == []
+
+
+def test_of_a_single_corpus_no_note_is_read_as_there_is_nothing_to_compare_it_with():
+    class Unread:
+        def __iter__(self):
+            raise AssertionError("read")
+
+    assert near_duplicates([NotesOnDisk("n", Unread(), None)]) == []
 
 
 texts = st.lists(

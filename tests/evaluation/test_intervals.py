@@ -15,6 +15,7 @@ from fedmedlora.evaluation.intervals import (
     interval,
     mean_of,
     paired_difference,
+    sums_type,
 )
 
 
@@ -159,6 +160,21 @@ def test_documents_without_any_mention_give_zero_and_no_warning() -> None:
 def test_no_documents_at_all_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one document"):
         estimate_f1(np.zeros((0, 3), dtype=np.int64))
+
+
+def test_of_one_document_there_is_no_interval_nor_of_a_mean_that_holds_one() -> None:
+    one, many = estimate_f1(made_up_counts(1, seed=0)), estimate_f1(made_up_counts(20, seed=0))
+
+    assert one.ci95 is None
+    assert mean_of([many, one]).ci95 is None
+    assert paired_difference(many, one).ci95 is None
+    assert many.ci95 is not None
+
+
+def test_large_counts_and_those_of_other_parts_than_halves_keep_every_digit() -> None:
+    for counts in (np.array([[9e6, 1, 2], [1, 9e6, 0]]), np.array([[0.1, 0.2, 0.3], [7, 8, 9.7]])):
+        assert sums_type(counts) is np.float64
+    assert sums_type(np.array([[0.5, 1, 3.5], [7, 8, 9]])) is np.float32
 
 
 def test_estimates_with_other_numbers_of_draws_are_not_paired() -> None:

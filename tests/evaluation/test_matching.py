@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from fedmedlora.core.document import Span
 from fedmedlora.evaluation.items import Item
 from fedmedlora.evaluation.matching import (
     Matched,
@@ -29,7 +28,7 @@ RULES = [same_offsets_and_label, overlap_and_label, same_offsets, overlap, partl
 
 
 def at(label: str, *spans: tuple[int, int]) -> Item:
-    return Item(label, (tuple(Span(start, end) for start, end in spans),))
+    return Item(label, (spans,))
 
 
 @st.composite
@@ -45,7 +44,7 @@ def mentions(draw: st.DrawFn, max_size: int = 9) -> list[Item]:
 
 
 def characters(item: Item) -> set[int]:
-    return {c for span in item.ends[0] for c in range(span.start, span.end)}
+    return {c for span in item.ends[0] for c in range(*span)}
 
 
 def shared(gold: Sequence[Item], predicted: Sequence[Item], *, blind: bool = False) -> np.ndarray:

@@ -52,6 +52,19 @@ def test_the_table_has_one_row_for_each_arm_cohort_preset_and_label(
             assert ends == ["", ""]
 
 
+def test_of_a_single_note_no_interval_is_written_even_if_an_older_run_has_one(
+    make_run: MakeRun, scores: Any
+) -> None:
+    name = scores["cohorts"][0]["name"]
+    scores["cohorts"][0]["documents"] = 1
+    run = make_run(scores)
+    write_report([run])
+
+    told = [row for row in table(run) if row["label"] == "micro"]
+    assert {bool(row["f1_ci95_low"]) for row in told if row["cohort"] == name} == {False}
+    assert all(row["f1_ci95_high"] for row in told if row["cohort"] != name)
+
+
 def test_rows_say_where_they_come_from(make_run: MakeRun) -> None:
     run = make_run()
     write_report([run])

@@ -262,7 +262,7 @@ def test_the_scores_are_those_of_evaluate_with_the_rule_linker_beside_the_model(
         micro = scores.micro
         assert rows[title][:6] == [
             *(str(n) for n in (micro.tp, micro.fp, micro.fn)),
-            *(f"{r:.3f}" for r in (micro.precision, micro.recall, micro.f1)),
+            *(f"{100 * r:.1f}" for r in (micro.precision, micro.recall, micro.f1)),
         ]
     drug = result.entities.labels["drug"]
     assert rows["drug"][:3] == [str(drug.tp), str(drug.fp), str(drug.fn)]

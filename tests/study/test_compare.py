@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fedmedlora.core.document import Document, Entity
-from fedmedlora.evaluation.scores import Counts, DocumentCounts
+from fedmedlora.evaluation.document_counts import DocumentCounts
+from fedmedlora.evaluation.scores import Counts
 from fedmedlora.study import conditions
 from fedmedlora.study.compare import Cell, score_cell, scores_json
 from fedmedlora.study.conditions import Arm, arms_of
@@ -88,6 +89,26 @@ def test_a_setting_is_the_plain_mean_over_its_cohorts() -> None:
         # all single-site models on all external cohorts
         ("external", "single-site (mean)"): pytest.approx(0.3),
     }
+
+
+def test_a_cohort_of_one_note_has_no_interval_nor_has_a_mean_or_difference_with_it() -> None:
+    one = COHORTS[-1]
+    cells: dict[Cell, DocumentCounts] = {
+        (arm, cohort.name, "strict"): DocumentCounts(
+            ("n",) * (1 if cohort is one else 4),
+            ({"drug": Counts(tp=tenth, fp=1)},) * (1 if cohort is one else 4),
+        )
+        for arm, row in TENTHS.items()
+        for cohort, tenth in zip(COHORTS, row, strict=True)
+        if tenth is not None
+    }
+    found = scores_json(config(), arms_of(config()), COHORTS, cells, {"study": "study"})
+
+    for row in found["results"]:
+        ends = row["scores"]["micro"]["f1_ci95"]
+        assert (ends is None) == (row["cohort"] == one.name)
+    for row in (*found["summary"], *found["comparisons"]):
+        assert (row["ci95"] is None) == (row["setting"] == one.setting)
 
 
 def test_the_mean_single_site_model_in_domain_is_its_own_sites_even_if_tested_elsewhere() -> None:

@@ -17,6 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # loading rich's Markdown and colours takes longer than all the rest
 )
 app.add_typer(adapter.app, name="adapter")
 app.add_typer(corpus.app, name="corpus")
@@ -24,11 +25,12 @@ app.add_typer(model.app, name="model")
 app.add_typer(study.app, name="study")
 app.command(
     "extract",
+    short_help="Mark the entities in notes, with exact offsets.",
     epilog="Example: fedmedlora extract --adapter runs/demo-1a2b3c4d-001 notes/ --out predicted. "
     "With --to html it writes a page to look at.",
 )(extract.extract)
-app.command("evaluate")(evaluate.evaluate)
-app.command("report")(report.report)
+app.command("evaluate", short_help="Score predictions against gold annotations.")(evaluate.evaluate)
+app.command("report", short_help="Write one page about finished runs.")(report.report)
 
 
 def _version(value: bool) -> None:

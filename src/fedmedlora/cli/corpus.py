@@ -109,11 +109,11 @@ def summarize(
     """Show what corpora hold, how far apart their labels are, and notes that two of them share."""
     from fedmedlora.cli import corpus_tables
     from fedmedlora.corpora.duplicates import near_duplicates
-    from fedmedlora.corpora.open_corpus import find_corpora, load_corpus
+    from fedmedlora.corpora.open_corpus import find_corpora, find_source
     from fedmedlora.corpora.summary import divergences
     from fedmedlora.corpora.summary import summarize as summarize_corpus
 
-    corpora = [load_corpus(corpus) for path in paths for corpus in find_corpora(path)]
+    corpora = [find_source(corpus).notes() for path in paths for corpus in find_corpora(path)]
     summaries = [summarize_corpus(corpus) for corpus in corpora]
     between, shared = divergences(summaries), near_duplicates(corpora)
     if as_json:

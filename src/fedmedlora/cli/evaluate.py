@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedmedlora.cli.console import print_json
 from fedmedlora.core.errors import ConfigError
-from fedmedlora.core.schema import load_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fedmedlora.core.document import Document
 
 ALL = "all"
 
 
 def evaluate(
     gold: Annotated[Path, typer.Option("--gold", help="Gold corpus: a folder or a .jsonl file.")],
-    predicted: Annotated[Path, typer.Option("--predicted", help="Predictions on the same notes.")],
+    predicted: Annotated[
+        Path,
+        typer.Option(
+            "--predicted",
+            help="Predictions on the same notes: a folder, such as extract writes, or a file.",
+        ),
+    ],
     preset: Annotated[
         str,
         typer.Option(
@@ -71,7 +81,8 @@ def evaluate(
     # Here, not above: `--help` of every command imports this file.
     from fedmedlora.cli.evaluate_page import refuse_page_name, write_page
     from fedmedlora.cli.evaluate_tables import show_differences, show_mistakes, show_scores
-    from fedmedlora.corpora.open_corpus import load_corpus
+    from fedmedlora.core.schema import load_schema
+    from fedmedlora.corpora.open_corpus import find_source
     from fedmedlora.evaluation.evaluate import evaluate_presets
     from fedmedlora.evaluation.mistakes import write_mistakes
     from fedmedlora.evaluation.presets import PRESETS, find_preset
@@ -82,30 +93,32 @@ def evaluate(
     if errors and errors in (gold, predicted, against):
         raise ConfigError("--errors: the file holds notes; expected the name of a file to write.")
     refuse_page_name(html)
-    presets = list(PRESETS.values()) if preset == ALL else [find_preset(preset)]
-    gold_corpus = load_corpus(gold)
-    card = gold_corpus.card
-    found = load_corpus(predicted).documents
-    other = load_corpus(against).documents if against else None
+    presets = list(PRESETS.values()) if preset == ALL else [find_preset(preset, and_all=True)]
+    source = find_source(gold)
+    card = source.card
+    found = find_source(predicted).reader()
+    other: Iterable[Document] | None = find_source(against).reader() if against else None
     own_schema = load_schema(schema) if schema else None
     if rule_linker:
         links = card.annotated_relations if card else ()
         link = links[0] if len(links) == 1 else LINK
-        other = tuple(link_by_rule(document, own_schema, name=link) for document in found)
+        again = find_source(predicted).reader()
+        other = (link_by_rule(document, own_schema, name=link) for document in again)
     wanted = None if labels is None else _split(labels)
     results = evaluate_presets(
-        gold_corpus.documents,
+        source.reader(),
         found,
         presets,
         against=other,
         schema=own_schema,
         labels=wanted,
         annotated_relations=card.annotated_relations if card else None,
+        keep_mistakes=bool(errors or html),
     )
-    for side, documents in (("--predicted", found), ("--against", other if against else None)):
-        if documents is not None and len(documents) < len(gold_corpus.documents):
-            missing = f"{len(gold_corpus.documents) - len(documents)} of the gold notes"
-            typer.echo(f"{side} lacks {missing}: all their mentions count as missed", err=True)
+    for side in ("predicted", *(["against"] if against else [])):
+        if number := results[0].num_missing[side]:
+            missing = f"{number} of the gold notes"
+            typer.echo(f"--{side} lacks {missing}: all their mentions count as missed", err=True)
     if results[0].not_scored:
         names = ", ".join(results[0].not_scored)
         typer.echo(f"not scored, because the gold is not annotated for it: {names}", err=True)
@@ -114,7 +127,7 @@ def evaluate(
         typer.echo(f"{num_written} wrong mentions written to {errors}", err=True)
     if html:
         facts = [("Gold", str(gold)), ("Predicted", str(predicted))]
-        write_page(html, gold_corpus, found, presets, results, facts, own_schema, wanted)
+        write_page(html, source, found, presets, results, facts, own_schema, wanted)
         typer.echo(f"gold and predicted notes written to {html}", err=True)
     if json and preset == ALL:
         print_json({result.preset: result.to_json() for result in results})

@@ -11,12 +11,12 @@ from fedmedlora.inference.rule_linker import LINK, link_by_rule
 from fedmedlora.report.viewer import Scored, write_scored_page
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
     from fedmedlora.core.document import Document
     from fedmedlora.core.schema import TaskSchema
-    from fedmedlora.corpora.open_corpus import Corpus
+    from fedmedlora.corpora.open_corpus import CorpusSource
     from fedmedlora.evaluation.evaluate import Evaluation
     from fedmedlora.evaluation.presets import Preset
 
@@ -35,8 +35,8 @@ def refuse_page_name(path: Path | None) -> None:
 
 def write_page(
     path: Path,
-    gold: Corpus,
-    predicted: Sequence[Document],
+    gold: CorpusSource,
+    predicted: Iterable[Document],
     presets: Sequence[Preset],
     results: Sequence[Evaluation],
     facts: Sequence[tuple[str, str]],
@@ -49,13 +49,14 @@ def write_page(
         RunStoreError: It cannot be written.
     """
     names = gold.card.annotated_relations if gold.card else None
-    linked = any(document.relations for document in gold.documents) and names != ()
+    known, found = tuple(gold.reader()), tuple(predicted)
+    linked = any(document.relations for document in known) and names != ()
     by_rule: Sequence[Evaluation | None] = [None] * len(results)
     if linked:
         link = names[0] if names and len(names) == 1 else LINK
         by_rule = evaluate_presets(
-            gold.documents,
-            [link_by_rule(document, schema, name=link) for document in predicted],
+            known,
+            (link_by_rule(document, schema, name=link) for document in found),
             presets,
             schema=schema,
             labels=labels,
@@ -67,8 +68,8 @@ def write_page(
     asked.append(("Links", _links(names, linked=linked)))
     write_scored_page(
         path,
-        gold.documents,
-        predicted,
+        known,
+        found,
         [Scored(*pair) for pair in zip(results, by_rule, strict=True)],
         [*facts, *asked, ("Labels by", (schema or default_schema()).id)],
         schema=schema,

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from fedmedlora import __version__
 from fedmedlora.evaluation.blocks import BLOCKS, RELATIONS
-from fedmedlora.evaluation.mistakes import KINDS, mistake_table
+from fedmedlora.evaluation.mistakes import KINDS, mistake_rows
 from fedmedlora.evaluation.scores import Counts
+from fedmedlora.report.wording import interval, points, signed_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,7 @@ _MOST_MISTAKES_SHOWN = 10
 def show_scores(result: Evaluation) -> None:
     """Print the blocks of one preset, and what went wrong before anything could be scored."""
     title = f"preset {result.preset}, documents: {result.num_documents}, fedmedlora {__version__}"
-    table = _table(title, "")
+    table = _table(f"{title}, in points", "")
     for heading in ("tp", "fp", "fn", "P", "R", "F1", "95 % CI"):
         table.add_column(heading, justify="right", no_wrap=True)
     for block in BLOCKS:
@@ -47,7 +48,7 @@ def show_scores(result: Evaluation) -> None:
 
 def show_mistakes(result: Evaluation) -> None:
     """Print how many mistakes of each kind there are, and the most frequent ones."""
-    rows = mistake_table(result.mistakes)
+    rows = mistake_rows(result.mistake_numbers)
     if not rows:
         return
     totals = {kind: sum(row["count"] for row in rows if row["kind"] == kind) for kind in KINDS}
@@ -67,7 +68,7 @@ def show_differences(results: Sequence[Evaluation]) -> None:
     differences = [d for result in results for d in result.differences or ()]
     if not differences:
         return
-    table = _table("F1 of --predicted and --against", "figure")
+    table = _table("F1 of --predicted and --against, in points", "figure")
     for heading in ("F1", "against", "difference", "95 % CI", "p", "p, Holm"):
         table.add_column(heading, justify="right", no_wrap=True)
     preset = None
@@ -77,10 +78,10 @@ def show_differences(results: Sequence[Evaluation]) -> None:
         preset = d.preset
         table.add_row(
             d.figure,
-            f"{d.f1:.3f}",
-            f"{d.against_f1:.3f}",
-            f"{d.difference:+.3f}",
-            f"{d.ci95[0]:+.3f} {d.ci95[1]:+.3f}",
+            points(d.f1),
+            points(d.against_f1),
+            signed_points(d.difference),
+            interval(d.ci95),
             f"{d.p:.4f}",
             f"{d.p_holm:.4f}",
         )
@@ -103,30 +104,26 @@ def _add_block(table: Table, block: str, result: Evaluation) -> None:
     ]
     for label, counts in scores.labels.items():
         if counts not in never_gold:
-            table.add_row(label, *_figures(counts), _interval(scores.labels_f1_ci95[label]))
+            table.add_row(label, *_figures(counts), interval(scores.labels_f1_ci95[label]))
     if never_gold:
         total = sum(never_gold, Counts())
         table.add_row(f"other pairs ({len(never_gold)})", *_figures(total), "")
     table.add_row(f"{block}, micro", *_micro(scores))
-    table.add_row(f"{block}, macro", "", "", "", "", "", f"{scores.macro_f1:.3f}")
+    table.add_row(f"{block}, macro", "", "", "", "", "", points(scores.macro_f1), "")
     for name, further in result.further(block).items():
         table.add_row(f"  {name.replace('_', ' ')}, micro", *_micro(further))
     table.add_section()
 
 
 def _micro(scores: Scores) -> list[str]:
-    return [*_figures(scores.micro), _interval(scores.f1_ci95)]
+    return [*_figures(scores.micro), interval(scores.f1_ci95)]
 
 
 def _figures(counts: Counts) -> list[str]:
     ratios = (counts.precision, counts.recall, counts.f1)
     numbers = [_number(n) for n in (counts.tp, counts.fp, counts.fn)]
-    return numbers + [f"{r:.3f}" for r in ratios]
+    return numbers + [points(r) for r in ratios]
 
 
 def _number(count: float) -> str:
     return str(int(count)) if count == int(count) else f"{count:.1f}"
-
-
-def _interval(ends: tuple[float, float]) -> str:
-    return f"{ends[0]:.3f}-{ends[1]:.3f}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Protocol, get_args
 
 from fedmedlora.core.errors import ConfigError, CorpusError
 from fedmedlora.corpora.brat import holds_brat
@@ -18,7 +18,7 @@ from fedmedlora.corpora.jsonl import SUFFIXES, is_jsonl
 from fedmedlora.corpora.reader import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from fedmedlora.core.document import Document
@@ -39,6 +39,10 @@ class CorpusSource:
         """What the card says was annotated; None without a card."""
         return None if self.card is None else frozenset(self.card.annotated_labels)
 
+    def notes(self) -> NotesOnDisk:
+        """The corpus for a few passes over it."""
+        return NotesOnDisk(self.name, self.reader(), self.annotated_labels)
+
     def reader(
         self, *, skip_bad_notes: bool = False, check_label: LabelCheck | None = None
     ) -> Reader:
@@ -50,6 +54,31 @@ class CorpusSource:
             annotated_labels=self.annotated_labels,
             check_label=check_label,
         )
+
+
+class NamedNotes(Protocol):
+    """Notes that can be gone over more than once, in memory or not."""
+
+    @property
+    def name(self) -> str:
+        """Of the corpus."""
+
+    @property
+    def documents(self) -> Iterable[Document]:
+        """The notes in their order."""
+
+    @property
+    def annotated_labels(self) -> frozenset[str] | None:
+        """What the annotators looked for; None says that nobody stated it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotesOnDisk:
+    """A corpus whose `documents` are read anew each time."""
+
+    name: str
+    documents: Reader
+    annotated_labels: frozenset[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +151,15 @@ def _find(path: Path) -> CorpusSource:
         return CorpusSource(path.name.split(".jsonl")[0], "jsonl", path, None)
     if (path / CARD_NAME).is_file():
         return _from_card(path / CARD_NAME)
+    # What `extract` and `convert` write.
+    written = [file for suffix in SUFFIXES if (file := path / f"documents{suffix}").is_file()]
+    if len(written) == 1:
+        return CorpusSource(path.resolve().name, "jsonl", written[0], None)
     if holds_brat(path):
         return CorpusSource(path.resolve().name, "brat", path, None)
     raise ConfigError(
-        f"{path}: no corpus here; expected {CARD_NAME}, or BRAT files (.txt with .ann). "
-        "Name a .jsonl file itself, and the format of any other files with --from."
+        f"{path}: no corpus here; expected {CARD_NAME}, one documents.jsonl, or BRAT files (.txt "
+        "with .ann). Name any other .jsonl file itself, and the format of other files with --from."
     )
 
 

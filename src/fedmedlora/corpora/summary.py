@@ -13,7 +13,7 @@ from fedmedlora.corpora.sentences import sentence_spans
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fedmedlora.corpora.open_corpus import Corpus
+    from fedmedlora.corpora.open_corpus import NamedNotes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +48,24 @@ class CorpusSummary:
         return asdict(self) | totals
 
 
-def summarize(corpus: Corpus) -> CorpusSummary:
-    """The counts of a corpus."""
+def summarize(corpus: NamedNotes) -> CorpusSummary:
+    """The counts of a corpus, whose notes are read once and not kept."""
     entities: Counter[str] = Counter()
     relations: Counter[str] = Counter()
+    num_documents = num_sentences = num_characters = 0
     for document in corpus.documents:
+        num_documents += 1
+        num_sentences += len(sentence_spans(document.text))
+        num_characters += len(document.text)
         labels = {entity.id: entity.label for entity in document.entities}
         entities.update(labels.values())
         relations.update(f"{labels[r.head]}-{labels[r.tail]}" for r in document.relations)
     annotated = corpus.annotated_labels
     return CorpusSummary(
         corpus.name,
-        len(corpus.documents),
-        sum(len(sentence_spans(document.text)) for document in corpus.documents),
-        sum(len(document.text) for document in corpus.documents),
+        num_documents,
+        num_sentences,
+        num_characters,
         dict(entities.most_common()),
         dict(relations.most_common()),
         None if annotated is None else tuple(sorted(annotated)),
@@ -77,7 +81,7 @@ def divergence(first: Mapping[str, int], second: Mapping[str, int]) -> float | N
     if not all(sums):
         return None
     total = 0.0
-    for label in first.keys() | second.keys():
+    for label in sorted(first.keys() | second.keys()):  # the last digits depend on the order
         p, q = first.get(label, 0) / sums[0], second.get(label, 0) / sums[1]
         middle = (p + q) / 2
         total += sum(share * log2(share / middle) / 2 for share in (p, q) if share)

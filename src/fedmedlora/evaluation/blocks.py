@@ -1,80 +1,118 @@
-"""The three blocks of a result and their further figures, counted for every document."""
+"""The three blocks of a result and their further figures, counted document by document."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from fedmedlora.evaluation.counting import count_entities, count_links, scored_labels
-from fedmedlora.evaluation.items import mention_items
+from fedmedlora.evaluation.counting import link_counts, mention_counts
+from fedmedlora.evaluation.document_counts import DocumentCounts, Tally
+from fedmedlora.evaluation.items import side_of
 from fedmedlora.evaluation.rates import unaligned
 from fedmedlora.evaluation.semeval import CATEGORIES, SCHEMES, categories
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping
 
     from fedmedlora.core.document import Document
     from fedmedlora.evaluation.labels import ScoredLabels
     from fedmedlora.evaluation.presets import Preset
-    from fedmedlora.evaluation.scores import DocumentCounts
 
 BLOCKS = ENTITIES, MODIFIERS, RELATIONS = "entities", "modifiers", "relations"
+GOLD_ENTITIES = f"{RELATIONS}.gold_entities"
 
 
-def count_blocks(
-    aligned: Sequence[tuple[Document, Document]],
-    preset: Preset,
-    labels: ScoredLabels,
-    annotated_relations: Collection[str] | None,
-) -> dict[str, DocumentCounts]:
-    """The counts of the figures by name: the blocks, and e.g. `entities.lenient`.
+class Pair:
+    """A gold document and what was found in it, ready to be counted under any preset.
 
-    All but `count_gold_entities`.
+    Args:
+        gold: What the annotators found.
+        predicted: What a system found.
+        labels: What is scored in this document.
+        annotated_relations: Score only links of these names; `None` scores all.
     """
-    found = {}
-    for name, further in {"": None, **{f".{name}": name for name in preset.further}}.items():
-        for block, own in ((ENTITIES, labels.entities), (MODIFIERS, labels.modifiers)):
-            found[block + name] = count_entities(aligned, preset, own, further=further)
-        found[RELATIONS + name] = count_links(
-            aligned, preset, labels.both, annotated_relations, further=further
-        )
-    return found
+
+    def __init__(
+        self,
+        gold: Document,
+        predicted: Document,
+        labels: ScoredLabels,
+        annotated_relations: Collection[str] | None,
+    ) -> None:
+        self.id = gold.id
+        self.gold = side_of(gold, labels.both, annotated_relations)
+        self.predicted = side_of(predicted, labels.both, annotated_relations)
+        self.unplaced = unaligned(predicted)
+        self.blocks = ((ENTITIES, labels.entities), (MODIFIERS, labels.modifiers))
 
 
-def count_gold_entities(
-    aligned: Sequence[tuple[Document, Document]],
-    preset: Preset,
-    labels: ScoredLabels,
-    annotated_relations: Collection[str] | None,
-) -> dict[str, DocumentCounts]:
-    """The counts of the links between mentions that both sides have, by the figure's name.
+class BlockTally:
+    """The figures of one preset by name, as documents come in: the blocks, and `entities.lenient`.
 
-    Two systems cannot be compared by them: each has other mentions in common with the gold, so
-    they are scored on other links.
+    Args:
+        preset: How mentions and links are counted.
+        gold_entities: Count the links between mentions that both sides have, too. Two systems
+            cannot be compared by them: each has other mentions in common with the gold, so they
+            are scored on other links.
     """
-    counts = count_links(aligned, preset, labels.both, annotated_relations, given_mentions=True)
-    return {f"{RELATIONS}.gold_entities": counts}
+
+    def __init__(self, preset: Preset, *, gold_entities: bool = False) -> None:
+        self._preset = preset
+        self._rules = {"": preset.rule} | {f".{name}": r for name, r in preset.further.items()}
+        names = [block + further for further in self._rules for block in BLOCKS]
+        self._tallies = {name: Tally() for name in names}
+        if gold_entities:
+            self._tallies[GOLD_ENTITIES] = Tally()
+
+    def add(self, place: int, pair: Pair) -> None:
+        """Count the document at this place among the gold ones."""
+        sides, tallies = (pair.gold, pair.predicted), self._tallies
+        for further, rule in self._rules.items():
+            for block, own in pair.blocks:
+                counts = mention_counts(*sides, rule, own, pair.unplaced)
+                tallies[block + further].add(place, counts)
+            tallies[RELATIONS + further].add(place, link_counts(*sides, rule))
+        if GOLD_ENTITIES in tallies:
+            links = link_counts(*sides, self._preset.rule, given_mentions=True)
+            tallies[GOLD_ENTITIES].add(place, links)
+
+    def counts(self, ids: tuple[str, ...], labels: ScoredLabels) -> dict[str, DocumentCounts]:
+        """The counts of every figure, `labels` being those of all documents."""
+        own = {ENTITIES: labels.entities, MODIFIERS: labels.modifiers, RELATIONS: ()}
+        over_documents = self._preset.macro_over_documents
+        return {
+            name: DocumentCounts(ids, tally, own[name.split(".")[0]], over_documents)
+            for name, tally in self._tallies.items()
+        }
 
 
-def count_categories(
-    aligned: Sequence[tuple[Document, Document]], labels: ScoredLabels
-) -> dict[str, dict[str, dict[str, int]]]:
+class CategoryTally:
     """The categories of SemEval 2013 by block of mentions and scheme, summed over documents.
 
     Predictions that could not be placed are spurious.
     """
-    found = {}
-    for block, own in ((ENTITIES, labels.entities), (MODIFIERS, labels.modifiers)):
-        sums = {scheme: Counter(dict.fromkeys(CATEGORIES, 0)) for scheme in SCHEMES}
-        for gold, predicted in aligned:
-            scored = scored_labels(gold, own)
+
+    def __init__(self) -> None:
+        self._sums = {
+            block: {scheme: Counter(dict.fromkeys(CATEGORIES, 0)) for scheme in SCHEMES}
+            for block in (ENTITIES, MODIFIERS)
+        }
+
+    def add(self, pair: Pair) -> None:
+        """Count one document."""
+        for block, own in pair.blocks:
             here = categories(
-                mention_items(e for e in gold.entities if e.label in scored),
-                mention_items(e for e in predicted.entities if e.label in scored),
+                [item for item in pair.gold.items if item.label in own],
+                [item for item in pair.predicted.items if item.label in own],
             )
-            num_unplaced = sum(n for label, n in unaligned(predicted).items() if label in scored)
-            for scheme in SCHEMES:
-                sums[scheme].update(here[scheme])
-                sums[scheme]["spurious"] += num_unplaced
-        found[block] = {scheme: dict(sums[scheme]) for scheme in SCHEMES}
-    return found
+            num_unplaced = sum(n for label, n in pair.unplaced.items() if label in own)
+            for scheme, sums in self._sums[block].items():
+                sums.update(here[scheme])
+                sums["spurious"] += num_unplaced
+
+    def sums(self) -> Mapping[str, Mapping[str, Mapping[str, int]]]:
+        """Of each block and scheme how many mentions fall in each category."""
+        return {
+            block: {scheme: dict(sums) for scheme, sums in schemes.items()}
+            for block, schemes in self._sums.items()
+        }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedmedlora.evaluation.intervals import (
+    MIN_DOCUMENTS,
     NUM_DRAWS,
     bootstrap_f1,
     f1_of,
@@ -18,7 +19,8 @@ from fedmedlora.evaluation.significance import NUM_SWAPS, holm, randomisation_p
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fedmedlora.evaluation.scores import DocumentCounts
+    from fedmedlora.evaluation.document_counts import DocumentCounts
+    from fedmedlora.evaluation.intervals import Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class Difference:
         figure: The figure's name, e.g. `entities` or `entities.lenient`.
         f1: Of the predictions.
         against_f1: Of the predictions that they are compared with.
-        ci95: Interval of the difference: both are scored on the same draws of documents.
+        ci95: Interval of the difference: both are scored on the same draws of documents. None
+            where there are too few.
         p: By approximate randomisation.
         p_holm: The same, adjusted for all figures that were compared.
     """
@@ -39,7 +42,7 @@ class Difference:
     figure: str
     f1: float
     against_f1: float
-    ci95: tuple[float, float]
+    ci95: Interval | None
     p: float
     p_holm: float
 
@@ -55,7 +58,7 @@ class Difference:
             "f1": self.f1,
             "against_f1": self.against_f1,
             "difference": self.difference,
-            "ci95": list(self.ci95),
+            "ci95": None if self.ci95 is None else list(self.ci95),
             "p": self.p,
             "p_holm": self.p_holm,
         }
@@ -87,13 +90,14 @@ def compare_figures(
     draws = bootstrap_f1(np.stack([first, second]), num_draws=num_draws, seed=seed)
     p_values = [float(p) for p in randomisation_p(first, second, num_swaps=num_swaps, seed=seed)]
     adjusted = holm(p_values)
+    enough = first.shape[-2] >= MIN_DOCUMENTS
     return [
         Difference(
             preset,
             figure,
             f1=float(f1[index]),
             against_f1=float(against_f1[index]),
-            ci95=interval(draws[0, index] - draws[1, index]),
+            ci95=interval(draws[0, index] - draws[1, index]) if enough else None,
             p=p_values[index],
             p_holm=adjusted[index],
         )

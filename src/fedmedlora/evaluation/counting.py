@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from fedmedlora.evaluation.items import link_items, links_of, mention_items, without_gaps
+from fedmedlora.evaluation.document_counts import DocumentCounts
+from fedmedlora.evaluation.items import side_of, without_gaps
 from fedmedlora.evaluation.matching import shared_characters
 from fedmedlora.evaluation.rates import unaligned
-from fedmedlora.evaluation.scores import Counts, DocumentCounts
+from fedmedlora.evaluation.scores import Counts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from fedmedlora.core.document import Document
-    from fedmedlora.evaluation.items import Item, Link
+    from fedmedlora.evaluation.items import Item, Side
     from fedmedlora.evaluation.matching import Rule
     from fedmedlora.evaluation.presets import Preset
 
@@ -45,17 +46,10 @@ def count_entities(
     ids, by_label = [], []
     for gold, predicted in aligned:
         scored = scored_labels(gold, labels)
-        counts = _counts(
-            rule,
-            mention_items(e for e in gold.entities if e.label in scored),
-            mention_items(e for e in predicted.entities if e.label in scored),
-        )
-        for label, num in unaligned(predicted).items():
-            if label in scored:
-                counts[label] = counts.get(label, Counts()) + Counts(fp=num)
+        sides = side_of(gold, scored), side_of(predicted, scored)
         ids.append(gold.id)
-        by_label.append(counts)
-    return DocumentCounts(tuple(ids), tuple(by_label), tuple(labels), preset.macro_over_documents)
+        by_label.append(mention_counts(*sides, rule, scored, unaligned(predicted)))
+    return DocumentCounts(tuple(ids), by_label, tuple(labels), preset.macro_over_documents)
 
 
 def count_links(
@@ -82,42 +76,66 @@ def count_links(
     ids, by_pair = [], []
     for gold, predicted in aligned:
         scored = scored_labels(gold, labels)
-        of_gold, of_predicted = (links_of(d, scored, names) for d in (gold, predicted))
-        if given_mentions and (of_gold or of_predicted):
-            known_gold, known_predicted = _on_both_sides(rule, gold, predicted, scored)
-            of_gold = [k for k in of_gold if _ends(k) <= known_gold]
-            of_predicted = [k for k in of_predicted if _ends(k) <= known_predicted]
+        sides = side_of(gold, scored, names), side_of(predicted, scored, names)
         ids.append(gold.id)
-        by_pair.append(_counts(rule, link_items(of_gold), link_items(of_predicted)))
-    return DocumentCounts(
-        tuple(ids), tuple(by_pair), macro_over_documents=preset.macro_over_documents
+        by_pair.append(link_counts(*sides, rule, given_mentions=given_mentions))
+    return DocumentCounts(tuple(ids), by_pair, macro_over_documents=preset.macro_over_documents)
+
+
+def mention_counts(
+    gold: Side,
+    predicted: Side,
+    rule: Rule,
+    labels: Collection[str],
+    unplaced: Mapping[str, int],
+) -> dict[str, Counts]:
+    """The counts of one document's mentions of these labels, by label; see `count_entities`."""
+    counts = _counts(
+        rule,
+        [item for item in gold.items if item.label in labels],
+        [item for item in predicted.items if item.label in labels],
     )
+    for label, num in unplaced.items():
+        if label in labels:
+            counts[label] = counts.get(label, Counts()) + Counts(fp=num)
+    return counts
+
+
+def link_counts(
+    gold: Side, predicted: Side, rule: Rule, *, given_mentions: bool = False
+) -> dict[str, Counts]:
+    """The counts of one document's links, by pair; see `count_links`."""
+    of_gold, of_predicted = gold.link_items, predicted.link_items
+    if given_mentions and (of_gold or of_predicted):
+        known = set(gold.items).intersection(predicted.items)
+        of_gold = _between_known(gold, predicted, known, rule)
+        of_predicted = _between_known(predicted, gold, known, lambda p, g: rule(g, p))
+    return _counts(rule, of_gold, of_predicted)
+
+
+def _between_known(own: Side, other: Side, known: Collection[Item], rule: Rule) -> list[Item]:
+    """The links of one side between mentions that the other has, too; `known` are on both."""
+    ends = {end.id for link in own.links for end in (link.head, link.tail)}
+    mentions = zip(own.mentions, own.items, strict=True)
+    # A rule takes two that are the same for the same; most are, and only the others are compared.
+    unsure = [(e.id, item) for e, item in mentions if e.id in ends and item not in known]
+    if unsure:
+        items = [item for _, item in unsure]
+        # Without gaps: a rule may take the gap of a discontinuous mention for a part of it.
+        near = shared_characters(without_gaps(items), without_gaps(other.items))
+        found = {unsure[i][0] for i, o in near if _accepts(rule, items[i], other.items[o])}
+        ends = ends - {id for id, _ in unsure if id not in found}
+    pairs = zip(own.links, own.link_items, strict=True)
+    return [item for link, item in pairs if link.head.id in ends and link.tail.id in ends]
 
 
 def _rule(preset: Preset, further: str | None) -> Rule:
     return preset.rule if further is None else preset.further[further]
 
 
-def _ends(link: Link) -> set[str]:
-    return {link.head.id, link.tail.id}
-
-
-def _on_both_sides(
-    rule: Rule, gold: Document, predicted: Document, labels: Collection[str]
-) -> tuple[set[str], set[str]]:
-    """The ids of gold and predicted mentions that the rule accepts for one of the other side."""
-    of_gold = [e for e in gold.entities if e.label in labels]
-    of_predicted = [e for e in predicted.entities if e.label in labels]
-    items_gold, items_predicted = mention_items(of_gold), mention_items(of_predicted)
-    # Without gaps: a rule may take the gap of a discontinuous mention for a part of it.
-    near = shared_characters(without_gaps(items_gold), without_gaps(items_predicted))
-    known_gold, known_predicted = set(), set()
-    for g, p in near:
-        matched = rule([items_gold[g]], [items_predicted[p]])
-        if matched.right or matched.half_right:
-            known_gold.add(of_gold[g].id)
-            known_predicted.add(of_predicted[p].id)
-    return known_gold, known_predicted
+def _accepts(rule: Rule, gold: Item, predicted: Item) -> bool:
+    matched = rule([gold], [predicted])
+    return bool(matched.right or matched.half_right)
 
 
 def _counts(rule: Rule, gold: Sequence[Item], predicted: Sequence[Item]) -> dict[str, Counts]:
@@ -125,7 +143,9 @@ def _counts(rule: Rule, gold: Sequence[Item], predicted: Sequence[Item]) -> dict
     if not gold and not predicted:
         return {}
     matched = rule(gold, predicted)
-    tp, fp, fn = (defaultdict[str, float](int) for _ in range(3))
+    tp: defaultdict[str, float] = defaultdict(int)
+    fp: defaultdict[str, float] = defaultdict(int)
+    fn: defaultdict[str, float] = defaultdict(int)
     for item in gold:
         fn[item.label] += 1
     for index, item in enumerate(predicted):

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fedmedlora import __version__
-from fedmedlora.evaluation.alignment import align_documents
+from fedmedlora.evaluation.alignment import AGAINST, PREDICTED, AlignedStream
 from fedmedlora.evaluation.blocks import (
     BLOCKS,
     ENTITIES,
     MODIFIERS,
     RELATIONS,
-    count_blocks,
-    count_categories,
-    count_gold_entities,
+    BlockTally,
+    CategoryTally,
+    Pair,
 )
 from fedmedlora.evaluation.comparison import Difference, compare_figures
 from fedmedlora.evaluation.intervals import NUM_DRAWS
-from fedmedlora.evaluation.labels import choose_labels
-from fedmedlora.evaluation.mistakes import Mistake, find_mistakes, mistake_table
+from fedmedlora.evaluation.labels import SeenLabels
+from fedmedlora.evaluation.mistakes import mistake_numbers, mistake_rows, mistakes_in
 from fedmedlora.evaluation.presets import PARTIAL
-from fedmedlora.evaluation.rates import Rates, rates_of
+from fedmedlora.evaluation.rates import Rates, RateTally
 from fedmedlora.evaluation.scores import Scores, scores_of
 from fedmedlora.evaluation.significance import NUM_SWAPS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from fedmedlora.core.document import Document
     from fedmedlora.core.schema import TaskSchema
+    from fedmedlora.evaluation.document_counts import DocumentCounts
+    from fedmedlora.evaluation.intervals import Interval
+    from fedmedlora.evaluation.mistakes import Mistake, MistakeNumbers
     from fedmedlora.evaluation.presets import Preset
-    from fedmedlora.evaluation.scores import DocumentCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +49,11 @@ class Evaluation:
         categories: Of a block, how many mentions fall in each category of SemEval 2013, by scheme;
             for the preset `partial` only.
         rates: What went wrong before anything could be scored.
-        mistakes: Every wrong mention; the same under every preset.
+        mistakes: Every wrong mention, if they were to be kept; the same under every preset.
+        mistake_numbers: How many there are by kind and labels.
         not_scored: Labels that were asked for or, where none were, used, but that the gold
             documents were not annotated for.
+        num_missing: How many of the gold documents each prediction set lacks, by its name.
         differences: Paired comparisons with another prediction set, where there is one.
     """
 
@@ -58,7 +63,9 @@ class Evaluation:
     categories: Mapping[str, Mapping[str, Mapping[str, int]]]
     rates: Rates
     mistakes: tuple[Mistake, ...]
+    mistake_numbers: MistakeNumbers
     not_scored: tuple[str, ...]
+    num_missing: Mapping[str, int]
     differences: tuple[Difference, ...] | None = None
 
     @property
@@ -97,15 +104,15 @@ class Evaluation:
             if block in self.categories:
                 result[block]["categories"] = self.categories[block]
         result |= self.rates.to_json()
-        result["errors"] = mistake_table(self.mistakes)
+        result["errors"] = mistake_rows(self.mistake_numbers)
         if self.differences is not None:
             result["against"] = [difference.to_json() for difference in self.differences]
         return result
 
 
 def evaluate_documents(
-    gold: Sequence[Document],
-    predicted: Sequence[Document],
+    gold: Iterable[Document],
+    predicted: Iterable[Document],
     preset: Preset,
     *,
     schema: TaskSchema | None = None,
@@ -134,19 +141,22 @@ def evaluate_documents(
 
 
 def evaluate_presets(
-    gold: Sequence[Document],
-    predicted: Sequence[Document],
+    gold: Iterable[Document],
+    predicted: Iterable[Document],
     presets: Sequence[Preset],
     *,
-    against: Sequence[Document] | None = None,
+    against: Iterable[Document] | None = None,
     schema: TaskSchema | None = None,
     labels: Collection[str] | None = None,
     annotated_relations: Collection[str] | None = None,
     num_draws: int = NUM_DRAWS,
     num_swaps: int = NUM_SWAPS,
     seed: int = 0,
+    keep_mistakes: bool = True,
 ) -> list[Evaluation]:
     """Scores of the predictions under each preset, each gold document on its annotated labels.
+
+    All documents are read once, side by side, and none is kept.
 
     Args:
         gold: Documents with what the annotators found.
@@ -161,51 +171,111 @@ def evaluate_presets(
         num_draws: Bootstrap draws for the intervals.
         num_swaps: Random swaps for the p values.
         seed: Seed of the draws and swaps.
+        keep_mistakes: Keep every mistake, not only their numbers.
 
     Raises:
         ConfigError: A label asked for is unknown, or none is left to score.
         CorpusError: The documents cannot be aligned, or their metadata is not as it should be.
     """
-    aligned = align_documents(gold, predicted)
-    other = None if against is None else align_documents(gold, against)
-    scored = choose_labels([*aligned, *(other or ())], schema, labels)
-    rates = rates_of(document for _, document in aligned)
-    mistakes = tuple(find_mistakes(aligned, scored.both))
-    found = []
-    comparable: dict[tuple[str, str], tuple[DocumentCounts, DocumentCounts]] = {}
-    for preset in presets:
-        ours = count_blocks(aligned, preset, scored, annotated_relations)
-        counts = ours | count_gold_entities(aligned, preset, scored, annotated_relations)
-        figures = scores_of(list(counts.values()), num_draws=num_draws, seed=seed)
-        found.append(
-            Evaluation(
-                preset=preset.name,
-                num_documents=len(aligned),
-                figures=dict(zip(counts, figures, strict=True)),
-                categories=count_categories(aligned, scored) if preset is PARTIAL else {},
-                rates=rates,
-                mistakes=mistakes,
-                not_scored=scored.left_out,
+    sides = {PREDICTED: predicted} | ({} if against is None else {AGAINST: against})
+    stream = AlignedStream(gold, sides)
+    pass_over = _Pass(presets, schema, labels, annotated_relations, compared=against is not None)
+    for place, known, found in stream:
+        pass_over.add(place, known, *found, keep_mistakes=keep_mistakes)
+    return pass_over.evaluations(stream, num_draws, num_swaps, seed)
+
+
+class _Pass:
+    """All that is counted while the documents go by, of which none is kept."""
+
+    def __init__(
+        self,
+        presets: Sequence[Preset],
+        schema: TaskSchema | None,
+        labels: Collection[str] | None,
+        annotated_relations: Collection[str] | None,
+        *,
+        compared: bool,
+    ) -> None:
+        self._presets = presets
+        self._seen = SeenLabels(schema, labels)
+        self._relations = annotated_relations
+        self._ours = [BlockTally(preset, gold_entities=True) for preset in presets]
+        self._theirs = [BlockTally(preset) for preset in presets] if compared else []
+        self._categories = CategoryTally()
+        self._rates = RateTally()
+        self._numbers: MistakeNumbers = Counter()
+        self._mistakes: list[tuple[int, list[Mistake]]] = []
+
+    def add(
+        self,
+        place: int,
+        gold: Document,
+        predicted: Document,
+        *others: Document,
+        keep_mistakes: bool,
+    ) -> None:
+        labels = self._seen.add(gold, (predicted, *others))
+        self._rates.add(predicted)
+        pair = Pair(gold, predicted, labels, self._relations)
+        mistakes = mistakes_in(gold.id, pair.gold, pair.predicted)
+        self._numbers.update(mistake_numbers(mistakes))
+        if keep_mistakes:
+            self._mistakes.append((place, mistakes))
+        for tally in self._ours:
+            tally.add(place, pair)
+        for other in others:
+            theirs = Pair(gold, other, labels, self._relations)
+            for tally in self._theirs:
+                tally.add(place, theirs)
+        if PARTIAL in self._presets:
+            self._categories.add(pair)
+
+    def evaluations(
+        self, stream: AlignedStream, num_draws: int, num_swaps: int, seed: int
+    ) -> list[Evaluation]:
+        scored = self._seen.chosen()
+        in_order = [m for _, of_one in sorted(self._mistakes, key=lambda x: x[0]) for m in of_one]
+        found = []
+        comparable: dict[tuple[str, str], tuple[DocumentCounts, DocumentCounts]] = {}
+        for index, preset in enumerate(self._presets):
+            counts = self._ours[index].counts(stream.ids, scored)
+            figures = scores_of(list(counts.values()), num_draws=num_draws, seed=seed)
+            found.append(
+                Evaluation(
+                    preset=preset.name,
+                    num_documents=len(stream.ids),
+                    figures=dict(zip(counts, figures, strict=True)),
+                    categories=self._categories.sums() if preset is PARTIAL else {},
+                    rates=self._rates.rates(),
+                    mistakes=tuple(in_order),
+                    mistake_numbers=self._numbers,
+                    not_scored=scored.left_out,
+                    num_missing=dict(stream.missing),
+                )
             )
-        )
-        if other is not None:
-            theirs = count_blocks(other, preset, scored, annotated_relations)
-            comparable |= {(preset.name, name): (ours[name], theirs[name]) for name in ours}
-    if other is None:
-        return found
-    compared = compare_figures(comparable, num_draws=num_draws, num_swaps=num_swaps, seed=seed)
-    return [
-        replace(each, differences=tuple(d for d in compared if d.preset == each.preset))
-        for each in found
-    ]
+            if self._theirs:
+                theirs = self._theirs[index].counts(stream.ids, scored)
+                comparable |= {(preset.name, name): (counts[name], theirs[name]) for name in theirs}
+        if not self._theirs:
+            return found
+        compared = compare_figures(comparable, num_draws=num_draws, num_swaps=num_swaps, seed=seed)
+        return [
+            replace(each, differences=tuple(d for d in compared if d.preset == each.preset))
+            for each in found
+        ]
 
 
 def _figure(scores: Scores, labels: str) -> dict[str, Any]:
     return {
-        "micro": scores.micro.to_json() | {"f1_ci95": list(scores.f1_ci95)},
+        "micro": scores.micro.to_json() | {"f1_ci95": _ends(scores.f1_ci95)},
         "macro_f1": scores.macro_f1,
         labels: {
-            label: counts.to_json() | {"f1_ci95": list(scores.labels_f1_ci95[label])}
+            label: counts.to_json() | {"f1_ci95": _ends(scores.labels_f1_ci95[label])}
             for label, counts in scores.labels.items()
         },
     }
+
+
+def _ends(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)

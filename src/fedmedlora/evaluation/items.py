@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
-
-from fedmedlora.core.document import Span
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from fedmedlora.core.document import Document, Entity
 
-    End = tuple[Span, ...]
+    End = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A mention or a link as a rule sees it.
+class Item(NamedTuple):
+    """A mention or a link as a rule sees it: plain tuples, because a great many are compared.
 
     Attributes:
         label: The mention's label; for a link, the labels of its ends, e.g. `dosage-drug`.
-        ends: The spans of the mention; for a link, of the modifier and then of the entity.
+        ends: Start and end of each span of the mention; for a link, those of the modifier and then
+            those of the entity.
         name: The link's name, which no rule forgives; mentions have none.
     """
 
@@ -30,8 +27,7 @@ class Item:
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """A relation with its two mentions: `head` is the modifier, `tail` the entity."""
 
     label: str
@@ -42,6 +38,31 @@ class Link:
     def pair(self) -> str:
         """The labels of the two ends, e.g. `dosage-drug`."""
         return f"{self.head.label}-{self.tail.label}"
+
+
+class Side(NamedTuple):
+    """What is scored of a document on one side, gold or predicted; each with its item.
+
+    Attributes:
+        mentions: The entities and modifiers.
+        items: Of the mentions.
+        links: Between them.
+        link_items: Of the links.
+    """
+
+    mentions: Sequence[Entity]
+    items: Sequence[Item]
+    links: Sequence[Link]
+    link_items: Sequence[Item]
+
+
+def side_of(
+    document: Document, labels: Collection[str], names: Collection[str] | None = None
+) -> Side:
+    """The document's entities of these labels, and its links of these names (`None`: any)."""
+    mentions = [e for e in document.entities if e.label in labels]
+    links = links_of(document, labels, names)
+    return Side(mentions, mention_items(mentions), links, link_items(links))
 
 
 def links_of(
@@ -58,12 +79,12 @@ def links_of(
 
 def mention_items(entities: Iterable[Entity]) -> list[Item]:
     """One item for each entity, in order."""
-    return [Item(e.label, (e.spans,)) for e in entities]
+    return [Item(e.label, (_offsets(e),)) for e in entities]
 
 
 def link_items(links: Iterable[Link]) -> list[Item]:
     """One item for each link, in order."""
-    return [Item(k.pair, (k.head.spans, k.tail.spans), k.label) for k in links]
+    return [Item(k.pair, (_offsets(k.head), _offsets(k.tail)), k.label) for k in links]
 
 
 def without_gaps(items: Iterable[Item]) -> list[Item]:
@@ -71,6 +92,13 @@ def without_gaps(items: Iterable[Item]) -> list[Item]:
     return [
         item
         if all(len(spans) == 1 for spans in item.ends)
-        else replace(item, ends=tuple((Span(s[0].start, s[-1].end),) for s in item.ends))
+        else item._replace(ends=tuple(((spans[0][0], spans[-1][1]),) for spans in item.ends))
         for item in items
     ]
+
+
+def _offsets(entity: Entity) -> End:
+    spans = entity.spans
+    if len(spans) == 1:  # nearly all
+        return ((spans[0].start, spans[0].end),)
+    return tuple((span.start, span.end) for span in spans)

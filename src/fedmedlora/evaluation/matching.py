@@ -115,13 +115,17 @@ def shared_characters(gold: Sequence[Item], predicted: Sequence[Item]) -> dict[P
 
 
 def _pairs_of_equals(gold: Sequence[Item], predicted: Sequence[Item]) -> list[Pair]:
+    only = {item: index for index, item in enumerate(gold)}
+    if len(only) == len(gold):  # nothing is there twice, as nearly always
+        found = ((only.pop(item, None), index) for index, item in enumerate(predicted))
+        return sorted((g, p) for g, p in found if g is not None)
     waiting: defaultdict[Item, list[int]] = defaultdict(list)
     for index, item in enumerate(gold):
         waiting[item].append(index)
     pairs = []
     for index, item in enumerate(predicted):
-        if waiting[item]:
-            pairs.append((waiting[item].pop(0), index))
+        if same := waiting.get(item):
+            pairs.append((same.pop(0), index))
     return sorted(pairs)
 
 
@@ -135,16 +139,16 @@ def _ranks(items: Sequence[Item]) -> list[int]:
 
 
 def _shared_at_one_end(gold: Sequence[End], predicted: Sequence[End]) -> dict[Pair, int]:
-    pieces = sorted((s.start, s.end, index) for index, spans in enumerate(predicted) for s in spans)
+    pieces = sorted((*span, index) for index, spans in enumerate(predicted) for span in spans)
     starts = [start for start, _, _ in pieces]
     furthest = list(accumulate((end for _, end, _ in pieces), max))
     shared: defaultdict[Pair, int] = defaultdict(int)
     for index, spans in enumerate(gold):
-        for span in spans:
-            at = bisect_left(starts, span.end) - 1
-            while at >= 0 and furthest[at] > span.start:
+        for own_start, own_end in spans:
+            at = bisect_left(starts, own_end) - 1
+            while at >= 0 and furthest[at] > own_start:
                 start, end, other = pieces[at]
-                num = min(end, span.end) - max(start, span.start)
+                num = min(end, own_end) - max(start, own_start)
                 if num > 0:
                     shared[index, other] += num
                 at -= 1

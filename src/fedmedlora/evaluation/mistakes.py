@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedmedlora.corpora.compressed import replace_bytes
 from fedmedlora.evaluation.counting import scored_labels
-from fedmedlora.evaluation.items import mention_items
+from fedmedlora.evaluation.items import side_of
 from fedmedlora.evaluation.matching import (
     Rule,
     overlap,
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fedmedlora.core.document import Document, Entity, Span
+    from fedmedlora.evaluation.items import Side
+
+    MistakeNumbers = Counter[tuple[str, str | None, str | None]]
 
 BOUNDARY, TYPE, BOTH = "boundary", "type", "boundary+type"
 MISSED, SPURIOUS = "missed", "spurious"
@@ -67,21 +70,30 @@ def find_mistakes(
     """
     found: list[Mistake] = []
     for gold, predicted in aligned:
-        here: list[Mistake] = []
         scored = scored_labels(gold, labels)
-        of_gold = [e for e in gold.entities if e.label in scored]
-        of_predicted = [e for e in predicted.entities if e.label in scored]
-        for kind, rule in _STAGES:
-            pairs = rule(mention_items(of_gold), mention_items(of_predicted)).right
-            if kind in KINDS:
-                here += [Mistake(gold.id, kind, of_gold[g], of_predicted[p]) for g, p in pairs]
-            paired_gold, paired_predicted = {g for g, _ in pairs}, {p for _, p in pairs}
-            of_gold = [e for i, e in enumerate(of_gold) if i not in paired_gold]
-            of_predicted = [e for i, e in enumerate(of_predicted) if i not in paired_predicted]
-        here += [Mistake(gold.id, MISSED, gold=e) for e in of_gold]
-        here += [Mistake(gold.id, SPURIOUS, predicted=e) for e in of_predicted]
-        found += sorted(here, key=_place)
+        found += mistakes_in(gold.id, side_of(gold, scored), side_of(predicted, scored))
     return found
+
+
+def mistakes_in(document_id: str, gold: Side, predicted: Side) -> list[Mistake]:
+    """Every mistake in the mentions of one document; see `find_mistakes`."""
+    found: list[Mistake] = []
+    of_gold = list(zip(gold.mentions, gold.items, strict=True))
+    of_predicted = list(zip(predicted.mentions, predicted.items, strict=True))
+    for kind, rule in _STAGES:
+        if not of_gold or not of_predicted:
+            break
+        pairs = rule([item for _, item in of_gold], [item for _, item in of_predicted]).right
+        if kind in KINDS:
+            found += [
+                Mistake(document_id, kind, of_gold[g][0], of_predicted[p][0]) for g, p in pairs
+            ]
+        paired_gold, paired_predicted = {g for g, _ in pairs}, {p for _, p in pairs}
+        of_gold = [e for i, e in enumerate(of_gold) if i not in paired_gold]
+        of_predicted = [e for i, e in enumerate(of_predicted) if i not in paired_predicted]
+    found += [Mistake(document_id, MISSED, gold=e) for e, _ in of_gold]
+    found += [Mistake(document_id, SPURIOUS, predicted=e) for e, _ in of_predicted]
+    return sorted(found, key=_place)
 
 
 def write_mistakes(path: Path, mistakes: Iterable[Mistake]) -> int:
@@ -94,9 +106,18 @@ def write_mistakes(path: Path, mistakes: Iterable[Mistake]) -> int:
     return num_written
 
 
+def mistake_numbers(mistakes: Iterable[Mistake]) -> MistakeNumbers:
+    """How often each kind of mistake was made for each pair of labels, gold and predicted."""
+    return Counter((m.kind, _label(m.gold), _label(m.predicted)) for m in mistakes)
+
+
 def mistake_table(mistakes: Iterable[Mistake]) -> list[dict[str, Any]]:
-    """How often each kind of mistake was made for each pair of labels, most frequent first."""
-    numbers = Counter((m.kind, _label(m.gold), _label(m.predicted)) for m in mistakes)
+    """The same as rows, by kind and the most frequent first."""
+    return mistake_rows(mistake_numbers(mistakes))
+
+
+def mistake_rows(numbers: MistakeNumbers) -> list[dict[str, Any]]:
+    """Numbers of mistakes as rows, by kind and the most frequent first."""
     rows = sorted(
         numbers.items(),
         key=lambda row: (KINDS.index(row[0][0]), -row[1], row[0][1] or "", row[0][2] or ""),

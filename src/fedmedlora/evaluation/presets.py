@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from fedmedlora.core.errors import ConfigError
@@ -50,14 +51,19 @@ PRESETS = {
 }
 
 
-def find_preset(name: str) -> Preset:
+def find_preset(name: str, *, and_all: bool = False) -> Preset:
     """The preset of this name.
+
+    Args:
+        name: Of a preset.
+        and_all: Whether `all` could have been given, too, which an error then says.
 
     Raises:
         ConfigError: There is none.
     """
-    try:
+    if name in PRESETS:
         return PRESETS[name]
-    except KeyError:
-        known = ", ".join(PRESETS)
-        raise ConfigError(f"preset: expected one of {known}; got {name!r}.") from None
+    known = [*PRESETS, *(["all"] if and_all else [])]
+    near = get_close_matches(name.lower(), known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ConfigError(f"preset: expected one of {', '.join(known)}; got {name!r}.{hint}")

@@ -66,27 +66,57 @@ def rates_of(predicted: Iterable[Document]) -> Rates:
         CorpusError: A count in the metadata is no whole number, counts are not given by label
             where they should be, or more answers went wrong than there were.
     """
-    documents = list(predicted)
-    num_unaligned = sum(sum(unaligned(document).values()) for document in documents)
-    num_placed = sum(len(document.entities) for document in documents)
-    num_all = num_unaligned + num_placed
-    return Rates(
-        num_unaligned,
-        hallucination=num_unaligned / num_all if num_all else 0.0,
-        parse_failure=_share(documents, NUM_UNPARSABLE),
-        truncation=_share(documents, NUM_TRUNCATED),
-    )
+    tally = RateTally()
+    for document in predicted:
+        tally.add(document)
+    return tally.rates()
 
 
-def _share(documents: Iterable[Document], key: str) -> float | None:
+class RateTally:
+    """What the rates are made of, as documents come in."""
+
+    def __init__(self) -> None:
+        self._num_unaligned = self._num_placed = 0
+        self._parse_failure, self._truncation = _Share(NUM_UNPARSABLE), _Share(NUM_TRUNCATED)
+
+    def add(self, predicted: Document) -> None:
+        """Count one predicted document.
+
+        Raises:
+            CorpusError: See `rates_of`.
+        """
+        self._num_unaligned += sum(unaligned(predicted).values())
+        self._num_placed += len(predicted.entities)
+        self._parse_failure.add(predicted)
+        self._truncation.add(predicted)
+
+    def rates(self) -> Rates:
+        """The rates over all documents so far."""
+        num_all = self._num_unaligned + self._num_placed
+        return Rates(
+            self._num_unaligned,
+            hallucination=self._num_unaligned / num_all if num_all else 0.0,
+            parse_failure=self._parse_failure.value,
+            truncation=self._truncation.value,
+        )
+
+
+class _Share:
     """Of the answers of the documents that state both counts, the share counted under `key`."""
-    num_windows = num_wrong = 0
-    for document in documents:
-        if NUM_WINDOWS in document.metadata and key in document.metadata:
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._num_windows = self._num_wrong = 0
+
+    def add(self, document: Document) -> None:
+        if NUM_WINDOWS in document.metadata and self._key in document.metadata:
             windows = _count(document, NUM_WINDOWS, None)
-            num_windows += windows
-            num_wrong += _count(document, key, windows)
-    return num_wrong / num_windows if num_windows else None
+            self._num_windows += windows
+            self._num_wrong += _count(document, self._key, windows)
+
+    @property
+    def value(self) -> float | None:
+        return self._num_wrong / self._num_windows if self._num_windows else None
 
 
 def _count(document: Document, key: str, most: int | None) -> int:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from fedmedlora.core.document import Document
+    from fedmedlora.evaluation.document_counts import DocumentCounts
     from fedmedlora.evaluation.presets import Preset
-    from fedmedlora.evaluation.scores import DocumentCounts
 
 Given = Literal["predicted", "gold", "gold-spans"]
 """End to end; the gold entities, as in the reference; gold entities and gold modifiers."""

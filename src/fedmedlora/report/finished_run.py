@@ -104,7 +104,7 @@ class Comparison(_Stored):
     arm: str
     against: str
     difference: FiniteFloat
-    ci95: Interval
+    ci95: Interval | None = None
 
 
 class _OfTask(_Stored):
@@ -149,7 +149,7 @@ class TaskComparison(_OfTask):
     against: str
     against_linker: str | None = None
     difference: FiniteFloat
-    ci95: Interval
+    ci95: Interval | None = None
 
 
 class StudyScores(_Stored):

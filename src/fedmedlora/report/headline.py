@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fedmedlora.evaluation.intervals import MIN_DOCUMENTS
 from fedmedlora.report.relation_tables import LINKS
 from fedmedlora.report.tables import fewest_notes, presets_of, settings_of
 from fedmedlora.report.wording import counted, includes_zero, interval, listed, points
@@ -133,7 +134,7 @@ def _what_came_out(scores: StudyScores, setting: str, preset: str) -> str:
     others = len(candidates) - 1
     kind = "federated arms" if federated else "arms"
     chosen = f" (picked because it is the highest of {others + 1} {kind})" if others else ""
-    judged = fewest_notes(scores, setting) >= 2
+    judged = fewest_notes(scores, setting) >= MIN_DOCUMENTS
     sure = f" (95 % interval {interval(best.ci95)})" if best.ci95 and judged else ""
     score = "entity F1" if scores.task_results else "F1"
     first = (
@@ -167,7 +168,7 @@ def _what_was_linked(scores: StudyScores, setting: str, preset: str) -> str:
     picked = f" (picked because it is the highest of {len(candidates)} {kind})"
     chosen = picked if len(candidates) > 1 else ""
     documents = [c.documents for c in scores.cohorts if c.name in best.cohorts]
-    judged = min(documents, default=0) >= 2
+    judged = min(documents, default=0) >= MIN_DOCUMENTS
     sure = f" (95 % interval {interval(best.ci95)})" if best.ci95 and judged else ""
     by_rule = [
         f", {_difference(row, 'the rule linker on the same mentions', judged=judged)}"
@@ -197,7 +198,7 @@ def _difference(comparison: Comparison | TaskComparison, against: str, *, judged
     size = points(abs(comparison.difference))
     side = "above" if comparison.difference >= 0 else "below"
     difference = f"{size} points {side} {against}"
-    if not judged:
+    if not judged or comparison.ci95 is None:
         return difference
     doubt = ": includes 0, so no clear difference" if includes_zero(comparison.ci95) else ""
     return f"{difference} ({interval(comparison.ci95)}{doubt})"

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 import fedmedlora
 from fedmedlora.core.errors import RunStoreError
+from fedmedlora.evaluation.intervals import MIN_DOCUMENTS
 from fedmedlora.report import figures, panels, tables, wording
 from fedmedlora.report.decisions import decision_panels, decisions
 from fedmedlora.report.finished_run import FinishedRun, read_finished_run
@@ -89,7 +90,7 @@ def _view(number: int, run: FinishedRun) -> dict[str, Any]:
     scores = run.scores
     presets = tables.presets_of(scores)
     overview = tables.overview(scores)
-    ends = [end for comparison in scores.comparisons for end in comparison.ci95]
+    ends = [end for comparison in scores.comparisons for end in comparison.ci95 or ()]
     round_rows = [
         (record, site)
         for records in tables.rounds_by_arm(run).values()
@@ -103,7 +104,9 @@ def _view(number: int, run: FinishedRun) -> dict[str, Any]:
         "scores": scores,
         "config_sha256": run.config_sha256,
         "created": str(run.environment.get("created_utc", ""))[:10],
-        "judged": {s: tables.fewest_notes(scores, s) >= 2 for s in tables.settings_of(scores)},
+        "judged": {
+            s: tables.fewest_notes(scores, s) >= MIN_DOCUMENTS for s in tables.settings_of(scores)
+        },
         "small_cohorts": [c.name for c in scores.cohorts if c.documents < _FEW_NOTES],
         "about": _about(run.config),
         "artificial": _is_artificial(run.config),

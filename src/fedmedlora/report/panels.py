@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fedmedlora.evaluation.intervals import MIN_DOCUMENTS
 from fedmedlora.report import figures
 from fedmedlora.report.svg import (
     DARK,
@@ -105,7 +106,7 @@ def cohort_panels(run: FinishedRun, preset: str) -> list[Panel]:
             row = results.get((arm.name, cohort.name, preset))
             if row is not None:
                 score = row.scores.micro
-                ci95 = score.f1_ci95 if cohort.documents > 1 else None
+                ci95 = score.f1_ci95 if cohort.documents >= MIN_DOCUMENTS else None
                 bars.append(figures.Bar(arm.name, score.f1, ci95, colours[arm.name]))
         title = f"{preset} F1 of every arm on {cohort.name}"
         svg = figures.score_bars(bars, highest=highest, title=title)

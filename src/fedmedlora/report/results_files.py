@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import fedmedlora
+from fedmedlora.evaluation.intervals import MIN_DOCUMENTS
 from fedmedlora.report.tables import arm_costs, label_order
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def _cell(
         **names,
     }
     cell = result.scores
-    low, high = cell.micro.f1_ci95 or ("", "")
+    known = cell.micro.f1_ci95 if cohort.documents >= MIN_DOCUMENTS else None
+    low, high = known or ("", "")
     ends = {"f1_ci95_low": low, "f1_ci95_high": high}
     yield shared | {"label": "micro"} | _figures(cell.micro) | ends
     yield shared | {"label": "macro", "f1": cell.macro_f1}

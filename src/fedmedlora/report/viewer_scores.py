@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from fedmedlora.evaluation.blocks import ENTITIES, MODIFIERS, RELATIONS
 from fedmedlora.evaluation.scores import Counts
+from fedmedlora.report.wording import interval, points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fedmedlora.evaluation.evaluate import Evaluation
+    from fedmedlora.evaluation.intervals import Interval
     from fedmedlora.evaluation.scores import Scores
 
 GOLD_ENTITIES = f"{RELATIONS}.gold_entities"
@@ -73,13 +75,13 @@ def _by_label(scores: Scores) -> list[ScoreRow]:
             never_gold.append(counts)
     if never_gold:
         title = f"not in gold ({len(never_gold)})"
-        rows.append(_row(title, sum(never_gold, Counts()), (0.0, 0.0)))
+        rows.append(_row(title, sum(never_gold, Counts()), None))
     return rows
 
 
-def _row(title: str, counts: Counts, ci95: tuple[float, float]) -> ScoreRow:
+def _row(title: str, counts: Counts, ci95: Interval | None) -> ScoreRow:
     numbers = [
         str(int(n)) if n == int(n) else f"{n:.1f}" for n in (counts.tp, counts.fp, counts.fn)
     ]
-    ratios = [f"{r:.3f}" for r in (counts.precision, counts.recall, counts.f1)]
-    return ScoreRow(title, (*numbers, *ratios), f"{ci95[0]:.3f} to {ci95[1]:.3f}")
+    ratios = [points(r) for r in (counts.precision, counts.recall, counts.f1)]
+    return ScoreRow(title, (*numbers, *ratios), interval(ci95))

@@ -18,7 +18,7 @@ def signed_points(value: float) -> str:
 
 
 def interval(ci95: tuple[float, float] | None) -> str:
-    """`45.1 to 57.0`, or nothing where no interval is known."""
+    """`45.1 to 57.0`, or nothing where there is no interval."""
     return "" if ci95 is None else f"{points(ci95[0])} to {points(ci95[1])}"
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from fedmedlora.core.document import Document
-    from fedmedlora.evaluation.scores import DocumentCounts
+    from fedmedlora.evaluation.document_counts import DocumentCounts
     from fedmedlora.study.conditions import Arm
     from fedmedlora.study.config import StudyConfig
     from fedmedlora.study.data import Cohort
@@ -187,7 +187,11 @@ class _Table:
         seed = derive_seed(self._config.seed, "bootstrap", cells[0][1])
         draws = bootstrap_f1(counts, num_draws=self._config.evaluation.draws, seed=seed)
         values = f1_of(counts.sum(axis=1))
-        return {cell: Estimate(float(values[i]), draws[i]) for i, cell in enumerate(cells)}
+        num_documents = counts.shape[1]
+        return {
+            cell: Estimate(float(values[i]), draws[i], num_documents)
+            for i, cell in enumerate(cells)
+        }
 
     def knows(self, figure: Figure) -> bool:
         """Whether there is anything to say about the figure."""
@@ -199,7 +203,7 @@ class _Table:
             arm, cohort, preset, own = cell
             if own != figure:
                 continue
-            micro = counts.total().to_json() | {"f1_ci95": list(self._estimates[cell].ci95)}
+            micro = counts.total().to_json() | {"f1_ci95": _ends(self._estimates[cell])}
             labels = {label: counts.total_of(label).to_json() for label in counts.labels}
             block = {"micro": micro, "macro_f1": counts.macro_f1, "labels": labels}
             found.append({"arm": arm, "cohort": cohort, "preset": preset, "scores": block})
@@ -252,7 +256,7 @@ class _Table:
                 "setting": setting,
                 "preset": preset,
                 "macro_f1": estimate.value,
-                "ci95": list(estimate.ci95),
+                "ci95": _ends(estimate),
                 "cohorts": self._cohorts_of(setting, figure),
             }
             for setting, preset in self._views()
@@ -296,4 +300,9 @@ class _Table:
 
 def _difference(first: Estimate, second: Estimate) -> dict[str, Any]:
     difference = paired_difference(first, second)
-    return {"difference": difference.value, "ci95": list(difference.ci95)}
+    return {"difference": difference.value, "ci95": _ends(difference)}
+
+
+def _ends(estimate: Estimate) -> list[float] | None:
+    """The interval for JSON; None where there are too few documents for one."""
+    return None if estimate.ci95 is None else list(estimate.ci95)

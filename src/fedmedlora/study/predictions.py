@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fedmedlora.adapters.state import AdapterState
     from fedmedlora.core.document import Document
     from fedmedlora.core.example import Task
-    from fedmedlora.evaluation.scores import DocumentCounts
+    from fedmedlora.evaluation.document_counts import DocumentCounts
     from fedmedlora.inference.cursors import Tags
     from fedmedlora.inference.decoder import Decoder
     from fedmedlora.models.load import BaseModel

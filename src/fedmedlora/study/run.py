@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from fedmedlora.adapters.state import AdapterState
     from fedmedlora.core.records import Observer, RoundRecord
-    from fedmedlora.evaluation.scores import DocumentCounts
+    from fedmedlora.evaluation.document_counts import DocumentCounts
     from fedmedlora.federation.runtime import Runtime
     from fedmedlora.runs.audit import AuditLog
     from fedmedlora.study.compare import Cell, TaskCell
