@@ -19,7 +19,6 @@ import torch
 
 from fedmedlora.core.errors import InferenceError, cause
 from fedmedlora.models.kernels import nearly_whole_rows, whole_rows, writes_programs
-from fedmedlora.models.lean_layers import make_lean
 from fedmedlora.models.lora import same_weights
 
 if TYPE_CHECKING:
@@ -108,7 +107,6 @@ class PackedModel:
         AttentionInterface.register(_NAME, _attention)
         model = same_weights(base.model)
         model.config._attn_implementation = _NAME
-        make_lean(model)
         self._backbone: Any = model.base_model
         self._few_shapes = writes_programs(model)
         self._dtype, self._device = base.output_weight.dtype, base.output_weight.device

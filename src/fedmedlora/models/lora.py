@@ -12,7 +12,6 @@ import torch
 from fedmedlora.adapters.state import AdapterSpec, AdapterState, LoRAPair
 from fedmedlora.core.errors import AdapterMismatchError
 from fedmedlora.core.seeds import derive_seed
-from fedmedlora.models.lean_layers import make_lean
 from fedmedlora.models.lora_linear import LoRALinear, attach
 
 if TYPE_CHECKING:
@@ -91,7 +90,6 @@ class LoRAModel:
         self.network: Any = same_weights(base.model)
         """The whole network with LoRA, as transformers has it."""
         attach(self.network, tuple(targets), rank=spec.rank, scaling=spec.scaling)
-        make_lean(self.network)
         self._layers: dict[str, LoRALinear] = {
             name: self.network.get_submodule(name) for name in targets
         }
