@@ -148,9 +148,9 @@ class _Run:
         """Train and test every arm, then compare."""
         log, digest = self._store.file("audit.jsonl"), self._store.config_sha256
         with recorded_run(log, config_sha256=digest, version=__version__) as audit, self._workers:
-            self._finish(audit, digest)
+            self._finish(audit)
 
-    def _finish(self, audit: AuditLog, digest: str) -> None:
+    def _finish(self, audit: AuditLog) -> None:
         prepared = self._prepared
         counts: dict[Cell, DocumentCounts] = {}
         task_counts: dict[TaskCell, DocumentCounts] = {}
@@ -171,7 +171,7 @@ class _Run:
             "version": __version__,
             "study": self._config.name,
             "seed": self._config.seed,
-            "config_sha256": digest,
+            "config_sha256": self._store.config_sha256,
             "base_model": prepared.base.name,
             "schema": default_schema().id,
             "prompt_format": prepared.tags.id,
