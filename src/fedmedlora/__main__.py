@@ -1,0 +1,5 @@
+"""`python -m fedmedlora`."""
+
+from fedmedlora.cli.app import main
+
+main()
