@@ -38,7 +38,7 @@ def test_what_is_chosen_must_be_clearly_faster(
         (torch.float32, "onednn"): onednn,
         (torch.bfloat16, "torch"): bfloat16,
     }
-    monkeypatch.setattr(choosing, "_seconds", lambda *key: taken[key])
+    monkeypatch.setattr(choosing, "_seconds", lambda *key, **_: taken[key])
     monkeypatch.setattr(choosing, "onednn_available", lambda: onednn is not None)
 
     choice = choose_dtype()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from fedmedlora.adapters.files import WEIGHTS_FILE, factor_names, read_spec
+from fedmedlora.adapters.files import WEIGHTS_FILE, factor_names, load_adapter, read_spec
+from fedmedlora.adapters.int8 import PACKED_FILE
 from fedmedlora.adapters.state import AdapterState, LoRAPair
 from fedmedlora.core.errors import AdapterMismatchError, RunStoreError
 
@@ -27,11 +28,14 @@ def open_adapter(folder: Path) -> AdapterState:
 
     The file stays open as long as the adapter lives. It is read, not mapped into memory: pages of
     a mapped file count as memory of the process, and with ten sites of an 8B model they are many.
+    A packed adapter is small and read as a whole.
 
     Raises:
         RunStoreError: The folder is missing, incomplete or damaged.
         AdapterMismatchError: It holds an adapter of a kind that we would compute wrongly.
     """
+    if (folder / PACKED_FILE).is_file():
+        return load_adapter(folder)
     path = folder / WEIGHTS_FILE
     places = _read_header(path)
     spec = read_spec(folder, {place.dtype for place in places.values()})

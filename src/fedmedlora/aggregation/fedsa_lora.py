@@ -36,7 +36,8 @@ class FedSALoRAConfig(BaseModel):
     share_b_at_the_end: bool = True
     """Whether sites send `B` in the last round, so that its mean makes an adapter that a hospital
     which took no part can use. If not, `B` never leaves a site, and the global adapter has the `B`
-    from before training, which is zero: it changes nothing until a site puts its own `B` in."""
+    from before training, which is zero unless the study has a `start`: it changes nothing until a
+    site puts its own `B` in."""
 
     def build(self) -> FedSALoRA:
         """The strategy."""
@@ -51,7 +52,8 @@ class FedSALoRA:
     Sends:     A up, in the last round B, too; A and B down, of which sites use A.
     Limits:    Personal: there is one model a site, and no global one before the end. Extraction in
                a study uses the global adapter, so it tests the mean of the last round's B, not the
-               sites' own. A site must keep its B; one that lost it starts from zero.
+               sites' own. A site must keep its B; one that lost it starts from that of before
+               training.
     Reference: Guo et al. 2025, arXiv:2410.01463; the mean B at the end as in the public code of
                Fed-MedLoRA, arXiv:2601.22124.
     """

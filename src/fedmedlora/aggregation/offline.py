@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from fedmedlora.adapters.algebra import check_modules
 from fedmedlora.adapters.exchange import SiteUpdate, TaskMetrics
 from fedmedlora.adapters.files import CONFIG_FILE, WEIGHTS_FILE, save_adapter
+from fedmedlora.adapters.manifest import MANIFEST_FILE, write_manifest
 from fedmedlora.adapters.products import mean_of_products
 from fedmedlora.adapters.ranks import change_rank
 from fedmedlora.adapters.state import AdapterState, LoRAPair
@@ -29,12 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from fedmedlora.adapters.manifest import Manifest
     from fedmedlora.aggregation.strategy import Merge
 
 # Their weights need nothing but sizes and losses, so both merges are open to them.
 _BY_RULE = ("fedavg", "uniform", "fedmedlora-plus")
 _CONFIGS = get_args(StrategyConfig)[0]
-_FILES = {CONFIG_FILE, WEIGHTS_FILE}
+_FILES = {CONFIG_FILE, WEIGHTS_FILE, MANIFEST_FILE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class MergeRequest:
         rank: Rank of the result; None: the largest of the folders.
         before: Folder of the adapter that all started from. With it, a merge of products is one of
             round deltas, and each of them is clipped (see `screening`).
+        manifest: What is written beside the result; None: nothing.
     """
 
     folders: Sequence[Path]
@@ -61,6 +64,7 @@ class MergeRequest:
     how: Merge | None = None
     rank: int | None = None
     before: Path | None = None
+    manifest: Manifest | None = None
 
 
 def merge_folders(request: MergeRequest) -> dict[str, Any]:
@@ -94,7 +98,13 @@ def merge_folders(request: MergeRequest) -> dict[str, Any]:
     adapter = result.adapter
     if request.rank is not None and request.rank != adapter.spec.rank:
         adapter = change_rank(adapter, request.rank)
-    write_folder(request.out, lambda folder: save_adapter(folder, adapter), replace=True)
+
+    def fill(folder: Path) -> None:
+        save_adapter(folder, adapter)
+        if request.manifest is not None:
+            write_manifest(folder, request.manifest)
+
+    write_folder(request.out, fill, replace=True)
     return {
         "out": str(request.out),
         "strategy": request.strategy,

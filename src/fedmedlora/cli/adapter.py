@@ -9,6 +9,7 @@ import typer
 
 from fedmedlora.cli.adapter_tables import inspection_lines, merge_lines, numbers
 from fedmedlora.cli.console import print_json
+from fedmedlora.models.starter import adapter_folder
 
 app = typer.Typer(help="Adapters in folders, as peft writes them.", no_args_is_help=True)
 
@@ -20,7 +21,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
     "--weights 1200,400 --merge product"
 )
 def merge(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Adapter folders.")],
+    folders: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DIR...", help="Adapter folders; starter: the one that comes along."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the merged adapter.")],
     strategy: Annotated[str, typer.Option(help="A strategy by name, as in a study.")],
     weights: Annotated[
@@ -35,19 +41,26 @@ def merge(
     ] = None,
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of the result.")] = None,
     before: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="DIR", help="What all started from: changes are merged and clipped."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Merge adapter folders into one, as a strategy does it in a round; prints the folder."""
-    from fedmedlora.aggregation.offline import MergeRequest, merge_folders
+    """Merge adapter folders into one, as a strategy does it in a round; prints the folder.
 
+    Where it is known how the adapters are used, a file beside the result tells `extract`.
+    """
+    from fedmedlora.aggregation.offline import MergeRequest, merge_folders
+    from fedmedlora.study.merged_manifest import manifest_of_merged
+
+    places = [adapter_folder(folder) for folder in folders]
+    start = None if before is None else adapter_folder(before)
     sizes, scores = numbers("--weights", weights), numbers("--losses", losses)
+    manifest, remark = manifest_of_merged(places)
     found = merge_folders(
-        MergeRequest(tuple(folders), out, strategy, sizes, scores, how, rank, before)
+        MergeRequest(tuple(places), out, strategy, sizes, scores, how, rank, start, manifest)
     )
-    for line in merge_lines(found):
+    for line in [*merge_lines(found), *([remark] if remark else [])]:
         typer.echo(line, err=True)
     if as_json:
         print_json(found)
@@ -57,9 +70,12 @@ def merge(
 
 @app.command(epilog="Example: fedmedlora adapter inspect merged --against site-a")
 def inspect(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An adapter folder.")],
+    folder: Annotated[
+        str,
+        typer.Argument(metavar="DIR", help="An adapter folder; starter: the one that comes along."),
+    ],
     against: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Another one, to be compared with.")
+        str | None, typer.Option(metavar="DIR", help="Another one, to be compared with.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -67,8 +83,8 @@ def inspect(
     from fedmedlora.adapters.inspection import inspect_adapter
     from fedmedlora.adapters.streaming import open_adapter
 
-    other = None if against is None else open_adapter(against)
-    found = inspect_adapter(open_adapter(folder), other)
+    other = None if against is None else open_adapter(adapter_folder(against))
+    found = inspect_adapter(open_adapter(adapter_folder(folder)), other)
     if as_json:
         print_json(found)
     else:

@@ -8,8 +8,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fedmedlora import __version__
 from fedmedlora.cli.console import print_json
 from fedmedlora.inference.decoders import DecoderName
+from fedmedlora.models.starter import CARD_FILE, STARTER, adapter_folder
+
+ABOUT_STARTER = (
+    "Marking with the starter: a small adapter trained on public literature (case reports, trial "
+    "criteria, drug-safety sentences), not on your notes."
+)
+_SUFFIXES = (".txt", ".jsonl", ".gz", ".zst", ".csv", ".tsv")
 
 
 def extract(
@@ -22,9 +30,23 @@ def extract(
         ),
     ],
     adapter: Annotated[
-        Path, typer.Option("--adapter", help="A run directory or a peft adapter folder.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")],
+        str,
+        typer.Option(
+            "--adapter",
+            metavar="DIR",
+            help="A run directory or an adapter folder; starter: the one that comes along, trained "
+            "on public literature.",
+        ),
+    ] = STARTER,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder to write to; default: named after the input, as in note-marked.",
+        ),
+    ] = None,
     to: Annotated[
         Literal["jsonl", "brat", "label-studio", "html"],
         typer.Option("--to", help="Format; html is a page to look at, beside documents.jsonl."),
@@ -49,6 +71,27 @@ def extract(
             "--id-column", help="Column of their ids; default: id if it is there, else row numbers."
         ),
     ] = None,
+    prompt: Annotated[
+        Literal["compact", "html"] | None,
+        typer.Option("--prompt", help="Prompt format; default: that of the adapter's training."),
+    ] = None,
+    window_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--window-tokens", min=32, help="Tokens a window; default: as in the training."
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Threads; default: all cores.")
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option("--device", help="Where the model runs; auto: on a GPU if there is one."),
+    ] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option("--dtype", help="Number type; auto: as in training, if fast here."),
+    ] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Windows decoded side by side.")] = 64,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what was interrupted in --out.")
@@ -57,6 +100,7 @@ def extract(
 ) -> None:
     """Mark the entities in notes, with exact offsets; prints the path of what was written.
 
+    Without --adapter the starter does it: a small adapter that comes with the package.
     An adapter that was trained for relations also marks modifiers and what they belong to.
 
     Work is saved chunk by chunk: after an interruption the same command with --resume goes on, and
@@ -66,11 +110,15 @@ def extract(
     from fedmedlora.cli.progress import ConsoleObserver
     from fedmedlora.study.extract import ExtractionRequest, extract_to
     from fedmedlora.study.extraction_inputs import Columns
+    from fedmedlora.study.extraction_machine import MachineRequest
 
+    folder = adapter_folder(adapter)
+    if adapter == STARTER:
+        typer.echo(f"{ABOUT_STARTER} Its card: {folder / CARD_FILE}", err=True)
     request = ExtractionRequest(
         inputs=tuple(inputs),
-        adapter=adapter,
-        out=out,
+        adapter=folder,
+        out=default_out(inputs) if out is None else out,
         to=to,
         model=model,
         labels=None if labels is None else tuple(label.strip() for label in labels.split(",")),
@@ -78,6 +126,9 @@ def extract(
         threshold=threshold,
         batch_size=batch_size,
         columns=Columns(text_column, id_column),
+        prompt=prompt,
+        window_tokens=window_tokens,
+        machine=MachineRequest(threads, device, dtype),
         resume=resume,
     )
     begun: list[bool] = []
@@ -88,7 +139,10 @@ def extract(
                 observer,
                 stdin=sys.stdin.buffer,
                 started=lambda: begun.append(True),
-                write_page=page_writer(adapter, model),
+                write_page=page_writer(
+                    f"the {STARTER} of fedmedlora {__version__}" if adapter == STARTER else adapter,
+                    model,
+                ),
             )
     except BaseException:
         if begun:
@@ -101,13 +155,36 @@ def extract(
         typer.echo(summary["written"])
 
 
+def default_out(inputs: list[Path]) -> Path:
+    """A folder in the working directory, named after what is read."""
+    if len(inputs) > 1:
+        return Path("notes-marked")
+    name = "stdin" if inputs[0] == Path("-") else inputs[0].resolve().name
+    while name.endswith(_SUFFIXES):
+        name = name.rpartition(".")[0]
+    return Path(f"{name or 'notes'}-marked")
+
+
 def _in_words(summary: dict[str, Any]) -> str:
-    below = ""
-    if summary["threshold"] is not None:
-        below = f" ({summary['dropped_below_threshold']:,} below {summary['threshold']} dropped)"
-    return (
-        f"{summary['documents']:,} notes, {summary['entities']:,} entities, "
-        f"{summary['modifiers']:,} modifiers{below}, {summary['relations']:,} relations; of "
-        f"{summary['windows']:,} windows {summary['unparsable']:,} unparsable and "
-        f"{summary['truncated']:,} truncated; {summary['unaligned']:,} mentions not in their note"
+    def below(kind: str) -> str:
+        if summary["threshold"] is None:
+            return ""
+        return f" ({summary[f'dropped_{kind}']:,} below {summary['threshold']} dropped)"
+
+    found = ", ".join(
+        [
+            _counted(summary["documents"], "note"),
+            _counted(summary["entities"], "entity", "entities") + below("entities"),
+            _counted(summary["modifiers"], "modifier") + below("modifiers"),
+            _counted(summary["relations"], "relation"),
+        ]
     )
+    return (
+        f"{found}; of {_counted(summary['windows'], 'window')} {summary['unparsable']:,} "
+        f"unparsable and {summary['truncated']:,} truncated; "
+        f"{_counted(summary['unaligned'], 'mention')} not in their note"
+    )
+
+
+def _counted(number: int, noun: str, plural: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from fedmedlora.study.extraction_page import PageWriter
 
 
-def page_writer(adapter: Path, model: str | None) -> PageWriter:
-    """Writes the page of notes that this adapter marked."""
+def page_writer(adapter: str, model: str | None) -> PageWriter:
+    """Writes the page of notes that this adapter marked, under the name that the user knows."""
 
     def write(page: Path, documents: Path, settings: Mapping[str, Any]) -> None:
         facts = [

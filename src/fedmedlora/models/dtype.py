@@ -34,6 +34,14 @@ class DtypeChoice:
     bfloat16_seconds: float | None = None
 
     @property
+    def bfloat16_is_not_slower(self) -> bool:
+        """Whether bfloat16 costs no time here, though it may not be worth its rounding."""
+        if self.float32_seconds is None or self.bfloat16_seconds is None:
+            return self.name == "bfloat16"
+        exact = min(self.float32_seconds, self.onednn_seconds or self.float32_seconds)
+        return self.bfloat16_seconds <= exact
+
+    @property
     def reason(self) -> str:
         """One line for people."""
         if self.float32_seconds is None or self.bfloat16_seconds is None:
@@ -58,16 +66,20 @@ def choose_dtype(device: torch.device | str = "cpu") -> DtypeChoice:
     """
     if torch.device(device).type == "cuda":
         return DtypeChoice("bfloat16" if torch.cuda.is_bf16_supported() else "float32", "torch")
-    exact, half = _seconds(torch.float32, "torch"), _seconds(torch.bfloat16, "torch")
+    exact = _seconds(torch.float32, "torch")
     onednn = _seconds(torch.float32, "onednn") if onednn_available() else None
+    half = _seconds(torch.bfloat16, "torch", hopeless=2 * exact)
     faster = onednn is not None and exact > WORTHWHILE * onednn
     best = onednn if faster and onednn is not None else exact
     name = "bfloat16" if best > WORTHWHILE * half else "float32"
     return DtypeChoice(name, "onednn" if faster else "torch", exact, onednn, half)
 
 
-def _seconds(dtype: torch.dtype, kernel: Kernel) -> float:
-    """The shortest of a few times: what else the machine does only adds to them."""
+def _seconds(dtype: torch.dtype, kernel: Kernel, hopeless: float = float("inf")) -> float:
+    """The shortest of a few times: what else the machine does only adds to them.
+
+    Where the second time, too, is above `hopeless`, no more are taken: emulated products are slow.
+    """
     num_tokens, d_in, d_out = _SIZE
     x = torch.ones(num_tokens, d_in, dtype=dtype)
     dy = torch.ones(num_tokens, d_out, dtype=dtype)
@@ -79,4 +91,6 @@ def _seconds(dtype: torch.dtype, kernel: Kernel) -> float:
             linear(x, weight, None, kernel)
             linear(dy, weight.t(), None, kernel)
             taken.append(time.perf_counter() - started)
+            if len(taken) > 1 and min(taken) > hopeless:
+                break
     return min(taken)

@@ -15,6 +15,7 @@ import torch
 from fedmedlora.core.errors import MissingExtraError, ModelError
 from fedmedlora.models.catalog import PRESETS
 from fedmedlora.models.fetch import RECEIPT, fetch, verify
+from fedmedlora.models.gguf_once import read_once
 from fedmedlora.models.kernels import use_kernel
 from fedmedlora.models.quantised import quantise
 from fedmedlora.models.tokens import PieceTokenizer
@@ -142,14 +143,15 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
 
     _silence_transformers()
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            str(path.parent),
-            gguf_file=path.name,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        with read_once():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                str(path.parent),
+                gguf_file=path.name,
+                quantization_config=GgufConfig(dequantize=True),
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
     except Exception as error:  # readers of damaged files raise whatever they stumble over
         raise ModelError(f"{path}: not a readable GGUF model ({type(error).__name__}).") from error
     _refuse_incomplete(report, str(path))

@@ -39,7 +39,28 @@ def headline(run: FinishedRun) -> list[str]:
         for setting in settings_of(scores)
         for told in (_what_came_out, _what_was_linked)
     ]
-    return [_what_was_done(run), *filter(None, found), *_what_was_given(run), *_how_tags_open(run)]
+    return [
+        _what_was_done(run),
+        *_where_it_began(run),
+        *filter(None, found),
+        *_what_was_given(run),
+        *_how_tags_open(run),
+    ]
+
+
+def _where_it_began(run: FinishedRun) -> list[str]:
+    """What all training went on from, where that was not a fresh adapter."""
+    start = run.config.get("start")
+    if not start:
+        return []
+    what = (
+        "the starter, an adapter trained on public literature"
+        if start == "starter"
+        else "an adapter that had been trained before"
+    )
+    tested = [arm.name for arm in run.scores.arms if arm.condition == "start"]
+    as_it_was = f" The arm {listed(tested)} is that adapter as it was." if tested else ""
+    return [f"All training went on from {what}.{as_it_was}"]
 
 
 def _what_was_given(run: FinishedRun) -> list[str]:
@@ -120,7 +141,7 @@ def _what_came_out(scores: StudyScores, setting: str, preset: str) -> str:
         f"a {preset} {score} of {points(best.macro_f1)} points{sure}."
     )
     compared = [
-        _difference(c, c.against, judged=judged)
+        _difference(c, _named(c.against, conditions), judged=judged)
         for c in scores.comparisons
         if (c.setting, c.preset, c.arm) == (setting, preset, best.arm)
         and conditions.get(c.against) != "federated"
@@ -160,6 +181,11 @@ def _what_was_linked(scores: StudyScores, setting: str, preset: str) -> str:
         f"{best.arm}{chosen} reaches a {preset} relation F1 of {points(best.macro_f1)} points "
         f"end to end{sure}{''.join(by_rule)}."
     )
+
+
+def _named(arm: str, conditions: Mapping[str, str]) -> str:
+    """The arm as it stands in a sentence."""
+    return f"{arm} as it was" if conditions.get(arm) == "start" else arm
 
 
 def _names(names: list[str]) -> str:

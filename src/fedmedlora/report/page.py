@@ -78,6 +78,7 @@ def render_page(runs: Sequence[FinishedRun]) -> str:
         version=fedmedlora.__version__,
         views=[_view(i, run) for i, run in enumerate(runs, 1)],
         across=_across(runs) if len(runs) > 1 else None,
+        has_start=any(arm.condition == "start" for run in runs for arm in run.scores.arms),
         preset_definitions=PRESET_DEFINITIONS,
         shown_presets=tables.in_order((p for r in runs for p in tables.presets_of(r.scores)), ()),
     )

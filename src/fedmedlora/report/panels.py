@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedmedlora.report import figures
-from fedmedlora.report.svg import DARK, GREY, LIGHT_BLUE, PALE_BLUE, PALETTE, is_dark, round_steps
+from fedmedlora.report.svg import (
+    DARK,
+    GREY,
+    LIGHT_BLUE,
+    PALE_BLUE,
+    PALETTE,
+    PURPLE,
+    is_dark,
+    round_steps,
+)
 from fedmedlora.report.tables import (
     arm_names,
     full_model_bytes,
@@ -22,8 +31,13 @@ if TYPE_CHECKING:
     from fedmedlora.core.records import RoundRecord
     from fedmedlora.report.finished_run import FinishedRun
 
-_CONDITION_COLOURS = {"zero-shot": GREY, "single-site": LIGHT_BLUE, "centralized": DARK}
-_FEDERATED_COLOURS = tuple(c for c in PALETTE if c != LIGHT_BLUE)
+_CONDITION_COLOURS = {
+    "zero-shot": GREY,
+    "start": PURPLE,
+    "single-site": LIGHT_BLUE,
+    "centralized": DARK,
+}
+_FEDERATED_COLOURS = tuple(c for c in PALETTE if c not in (LIGHT_BLUE, PURPLE))
 TRAFFIC_COLOURS = {"up, leaving the sites": PALETTE[4], "down, reaching them": PALETTE[6]}
 _UP_COLOUR, _DOWN_COLOUR = TRAFFIC_COLOURS.values()
 

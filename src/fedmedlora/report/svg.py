@@ -23,6 +23,7 @@ PALETTE = (
     "#f0e442",
 )
 GREY, DARK, LIGHT_BLUE, PALE_BLUE = "#bdbdbd", "#7f7f7f", "#56b4e9", "#a9d6f0"
+PURPLE = "#7a5c99"
 CHARACTER_WIDTH = 7.1  # of the 12 px text of the page in a wide font
 
 

@@ -260,12 +260,13 @@ class _Table:
         ]
 
     def comparisons(self, figure: Figure) -> list[dict[str, Any]]:
-        """Every federated arm against zero-shot, mean single-site, centralized and the others."""
+        """Every federated arm against the start, those without federation, and the others."""
+        start = [arm.name for arm in self._arms if arm.condition == "start"]
         federated = [arm.name for arm in self._arms if arm.condition == "federated"]
         found = []
         for setting, preset in self._views():
             rows = self._rows(setting, preset, figure)
-            others = ["zero-shot", SINGLE_MEAN, "centralized", *federated]
+            others = ["zero-shot", *start, SINGLE_MEAN, "centralized", *federated]
             for index, arm in enumerate(federated):
                 for against in others:
                     later = against in federated and federated.index(against) <= index

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedmedlora.aggregation.fedavg import FedAvgConfig
+from fedmedlora.models.starter import STARTER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from fedmedlora.study.config import StudyConfig
     from fedmedlora.study.data import Cohort
 
-Condition = Literal["zero-shot", "single-site", "centralized", "federated"]
+Condition = Literal["zero-shot", "start", "single-site", "centralized", "federated"]
 
 POOL = "pooled"
 """The site name of the centralized arm, which trains on all sites' examples in one place."""
@@ -29,6 +30,8 @@ class Arm:
     """One way to come to an adapter. Every trained arm is the same round loop over `sites`.
 
     `client_tasks` says what each of `sites` trains, `tasks` what all of them do.
+
+    The arm `start` is the adapter that all others began from, without any training.
 
     A single-site arm is a federation of one; a centralized arm, one of the pooled notes. So equal
     epochs, restarts and seeds hold by construction, and work that is identical is done once.
@@ -62,6 +65,8 @@ def arms_of(config: StudyConfig) -> list[Arm]:
     arms: list[Arm] = []
     if config.arms.zero_shot:
         arms.append(Arm("zero-shot", "zero-shot", (), None, config.tasks))
+    if config.start is not None and config.arms.start:
+        arms.append(Arm(start_name(config.start), "start", (), None, config.tasks))
     if config.arms.single_site:
         arms += [
             _arm(f"single-site/{name}", "single-site", {name: tasks}, FedAvgConfig())
@@ -87,6 +92,11 @@ def arms_of(config: StudyConfig) -> list[Arm]:
             with_server = {**clients, SERVER: _given(config, pool)}
             arms.append(_arm(f"fedavg+val{name}", "federated", with_server, FedAvgConfig()))
     return arms
+
+
+def start_name(start: str) -> str:
+    """How the arm is called that is the start itself: by its name, if it has one."""
+    return STARTER if start == STARTER else "start"
 
 
 def _given(config: StudyConfig, tasks: tuple[Task, ...]) -> tuple[Task, ...]:

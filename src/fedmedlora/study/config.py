@@ -216,6 +216,10 @@ class ArmsConfig(Config):
     """What the federated arms are compared with."""
 
     zero_shot: bool = True
+
+    start: bool = True
+    """The adapter that training begins from, as it is; only where the study has a `start`."""
+
     single_site: bool = True
     centralized: bool = True
 
@@ -263,6 +267,11 @@ class StudyConfig(Config):
 
     about: str = ""
     """What the report says at its top: what this study can show, and what it cannot."""
+
+    start: Annotated[str, Field(min_length=1)] | None = None
+    """The adapter that all training begins from instead of a fresh one: `starter`, the one that
+    comes with the package, or a run directory or an adapter folder, relative to the study file.
+    What `lora` and `prompt` leave out is then as the adapter has it."""
 
     tasks: tuple[TaskName, ...] = Field(default=("entities",), min_length=1)
     """Marking entities, and marking their modifiers with what they belong to."""

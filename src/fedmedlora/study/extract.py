@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from fedmedlora import __version__
 from fedmedlora.core import answer_counts
@@ -15,6 +15,7 @@ from fedmedlora.corpora.formats import TARGETS
 from fedmedlora.runs import atomic
 from fedmedlora.runs.lock import exclusive
 from fedmedlora.study.extraction_inputs import Columns, NoteInputs
+from fedmedlora.study.extraction_machine import MachineRequest, choose_machine
 from fedmedlora.study.extraction_output import make_output, stored_as
 from fedmedlora.study.extraction_progress import (
     Progress,
@@ -23,7 +24,8 @@ from fedmedlora.study.extraction_progress import (
     refuse_other_settings,
     skip_finished,
 )
-from fedmedlora.study.trained_adapter import find_adapter, load_extractor
+from fedmedlora.study.note_extractor import load_extractor
+from fedmedlora.study.trained_adapter import find_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,14 +34,18 @@ if TYPE_CHECKING:
     from fedmedlora.core.document import Document
     from fedmedlora.core.records import Observer
     from fedmedlora.inference.decoders import DecoderName
+    from fedmedlora.study.extraction_machine import Machine
     from fedmedlora.study.extraction_output import ExtractionFormat, Output
     from fedmedlora.study.extraction_page import PageWriter
     from fedmedlora.study.trained_adapter import Trained
 
 ENTITIES, MODIFIERS, RELATIONS = "entities", "modifiers", "relations"
-DROPPED = "dropped_below_threshold"
+DROPPED_ENTITIES, DROPPED_MODIFIERS = "dropped_entities", "dropped_modifiers"
 WINDOWS, UNPARSABLE, TRUNCATED, UNALIGNED = "windows", "unparsable", "truncated", "unaligned"
-COUNTS = (ENTITIES, MODIFIERS, RELATIONS, DROPPED, WINDOWS, UNPARSABLE, TRUNCATED, UNALIGNED)
+COUNTS = (
+    *(ENTITIES, MODIFIERS, RELATIONS, DROPPED_ENTITIES, DROPPED_MODIFIERS),
+    *(WINDOWS, UNPARSABLE, TRUNCATED, UNALIGNED),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,9 @@ class ExtractionRequest:
         batch_size: Windows decoded side by side.
         chunk_windows: See `Extractor`; the work is saved after each chunk.
         columns: Of tables.
+        prompt: Format of the prompt, before what is known of the adapter.
+        window_tokens: Tokens a window, likewise.
+        machine: Threads, device and number type.
         resume: Go on with what was interrupted in `out`, if anything was.
     """
 
@@ -73,6 +82,9 @@ class ExtractionRequest:
     batch_size: int = 64
     chunk_windows: int = 512
     columns: Columns = field(default_factory=Columns)
+    prompt: Literal["compact", "html"] | None = None
+    window_tokens: int | None = None
+    machine: MachineRequest = field(default_factory=MachineRequest)
     resume: bool = False
 
 
@@ -107,7 +119,7 @@ def extract_to(
         ModelError: The base model cannot be loaded.
         AdapterMismatchError: The adapter is for another base model.
     """
-    trained = find_adapter(request.adapter)
+    trained = find_adapter(request.adapter).asked_by(request.prompt, request.window_tokens)
     if "entities" not in trained.tasks:
         raise ConfigError(
             f"{trained.folder}: the adapter was trained for relations alone, which are marked "
@@ -125,8 +137,14 @@ def extract_to(
     inputs.refuse_inside(request.out)
     num_notes = inputs.count()
     if num_notes is not None:
-        observer.message(f"{num_notes:,} notes found")
-    settings = _settings(request, trained, (*labels, *modifiers), inputs)
+        observer.message(f"{num_notes:,} {'note' if num_notes == 1 else 'notes'} found")
+    for remark in inputs.remarks():
+        observer.message(remark)
+    if trained.doubt:
+        observer.message(trained.doubt)
+    before = found.settings if found else None
+    machine = choose_machine(request.machine, trained.dtype, before, observer)
+    settings = _settings(request, trained, (*labels, *modifiers), inputs, machine)
     done = found or Progress(settings=settings)
     refuse_other_settings(request.out, done, settings)
     notes = inputs.notes()
@@ -137,6 +155,7 @@ def extract_to(
     extractor, fingerprint = load_extractor(
         trained,
         observer,
+        machine,
         model=request.model,
         decoder=request.decoder,
         batch_size=request.batch_size,
@@ -156,12 +175,12 @@ def extract_to(
         started()
         left = 0 if num_notes is None else num_notes - done.num_notes
         observer.stage("extraction", left, "notes")
-        before, began = done.num_notes, time.monotonic()
+        num_before, began = done.num_notes, time.monotonic()
         done = _write(
             extractor.extract_chunks(notes, labels, modifiers, observer), done, request, output
         )
     seconds = time.monotonic() - began
-    return _summary(request, trained, output, done, done.num_notes - before, seconds)
+    return _summary(request, trained, output, done, done.num_notes - num_before, seconds)
 
 
 def _write(
@@ -201,11 +220,12 @@ def _above(threshold: float | None, document: Document, counts: Counter[str]) ->
         ids = {entity.id for entity in sure}
         links = tuple(r for r in document.relations if r.head in ids and r.tail in ids)
         kept = replace(document, entities=tuple(sure), relations=links)
-    num_modifiers = sum(e.label in default_schema().modifier_labels for e in kept.entities)
-    counts[ENTITIES] += len(kept.entities) - num_modifiers
-    counts[MODIFIERS] += num_modifiers
+    (entities, modifiers), (all_entities, all_modifiers) = _by_kind(kept), _by_kind(document)
+    counts[ENTITIES] += entities
+    counts[MODIFIERS] += modifiers
     counts[RELATIONS] += len(kept.relations)
-    counts[DROPPED] += len(document.entities) - len(kept.entities)
+    counts[DROPPED_ENTITIES] += all_entities - entities
+    counts[DROPPED_MODIFIERS] += all_modifiers - modifiers
     for name, key in (
         (WINDOWS, answer_counts.NUM_WINDOWS),
         (UNPARSABLE, answer_counts.NUM_UNPARSABLE),
@@ -216,8 +236,18 @@ def _above(threshold: float | None, document: Document, counts: Counter[str]) ->
     return kept
 
 
+def _by_kind(document: Document) -> tuple[int, int]:
+    """How many entities and how many modifiers a document has."""
+    modifiers = sum(e.label in default_schema().modifier_labels for e in document.entities)
+    return len(document.entities) - modifiers, modifiers
+
+
 def _settings(
-    request: ExtractionRequest, trained: Trained, labels: Sequence[str], inputs: NoteInputs
+    request: ExtractionRequest,
+    trained: Trained,
+    labels: Sequence[str],
+    inputs: NoteInputs,
+    machine: Machine,
 ) -> dict[str, Any]:
     """All that the output depends on and that is known before the base model is loaded."""
     return {
@@ -233,7 +263,8 @@ def _settings(
         "open_bonus": dict(trained.opening),
         "prompt": trained.prompt.format,
         "window_tokens": trained.prompt.window_tokens,
-        "dtype": trained.dtype,
+        "threads": request.machine.threads,
+        **machine.to_json(),
         "batch_size": request.batch_size,
         "chunk_windows": request.chunk_windows,
     }
@@ -272,6 +303,9 @@ def _summary(
         "written": str(output.path),
         "documents": done.num_notes,
         **done.counts,
+        "dropped_below_threshold": sum(
+            done.counts.get(name, 0) for name in (DROPPED_ENTITIES, DROPPED_MODIFIERS)
+        ),
         "done_before": done.num_notes - num_new,
         "seconds": round(seconds, 3),
         "notes_per_second": round(num_new / seconds, 3) if seconds else 0.0,

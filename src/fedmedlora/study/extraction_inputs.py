@@ -102,6 +102,9 @@ class NoteInputs:
     def count(self) -> int | None:
         """How many notes there are, each read once and found in order; None with standard input.
 
+        Of standard input the first note is looked at: it tells what is wrong before a model is
+        loaded, and comes again with the others.
+
         Raises:
             ConfigError: As `notes`.
             CorpusError: As `notes`.
@@ -109,7 +112,19 @@ class NoteInputs:
         is_stream = [isinstance(source, StandardInput) for source in self._sources]
         files = [s for s, skipped in zip(self._sources, is_stream, strict=True) if not skipped]
         num_notes = sum(1 for _ in self._read(files))
+        for source in self._sources:
+            if isinstance(source, StandardInput):
+                self._check(source.look())
         return None if any(is_stream) else num_notes
+
+    def remarks(self) -> list[str]:
+        """What is notable about tables that were counted: rows without a note."""
+        return [
+            remark
+            for source in self._sources
+            if isinstance(source, NoteTable)
+            for remark in source.remarks()
+        ]
 
     def notes(self) -> Iterator[Document]:
         """Every note without annotations, read as it is asked for.

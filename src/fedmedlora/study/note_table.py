@@ -17,13 +17,15 @@ TABLE_SUFFIXES = (".csv", ".tsv")
 _DEFAULT_ID_COLUMN = "id"
 # Far beyond any note; where a quote is never closed, reading ends here and not at the file's end.
 _MAX_CELL_CHARACTERS = 1 << 28
+_MOST_LINES = 8
 
 
 class NoteTable:
     """The notes of one table, read row by row each time it is iterated.
 
     UTF-8 with or without a byte order mark; cells are quoted with `"` where they hold separators,
-    quotes (doubled) or line ends, which are kept as they are. Blank lines are passed over.
+    quotes (doubled) or line ends, which are kept as they are. Blank lines are passed over;
+    `remarks` tells of them, and of rows whose note is empty.
 
     Args:
         path: A `.csv` (commas) or `.tsv` (tabs) file.
@@ -39,6 +41,18 @@ class NoteTable:
         self._path, self._name = path, name
         self._text_column, self._id_column = text_column, id_column
         self._line = 1
+        self._blank: list[int] = []
+        self._empty: list[int] = []
+
+    def remarks(self) -> list[str]:
+        """Of the last reading: which lines hold no row, and which rows an empty note."""
+        found = []
+        if self._blank:
+            found.append(f"{self._path}: passed over blank {_lines(self._blank)}")
+        if self._empty:
+            rows = _lines(self._empty, "row at line", "rows at lines")
+            found.append(f"{self._path}: no text in the {rows}; nothing can be marked there")
+        return found
 
     @property
     def place(self) -> str:
@@ -52,6 +66,7 @@ class NoteTable:
             ConfigError: A column that was asked for is not there.
             CorpusError: The file is not a table in UTF-8, or holds no notes.
         """
+        self._blank, self._empty = [], []
         rows = self._rows()
         header = [name.strip() for name in next(rows, [])]
         if not header:
@@ -69,6 +84,8 @@ class NoteTable:
                 raise self._fault("the id is empty; expected one for each note.")
             if "\0" in row[text_at] or "\0" in identity:
                 raise self._fault("a NUL character. Remove it.")
+            if not row[text_at].strip():
+                self._empty.append(self._line)
             yield Document(identity, row[text_at])
         if number == 0:
             raise CorpusError(f"{self._path}: holds a header only; expected notes.")
@@ -84,6 +101,8 @@ class NoteTable:
                 for row in rows:
                     if row:
                         yield row
+                    else:
+                        self._blank.append(self._line)
                     self._line = rows.line_num + 1
             except csv.Error as error:
                 raise self._fault(
@@ -108,6 +127,15 @@ class NoteTable:
 
     def _fault(self, reason: str) -> CorpusError:
         return CorpusError(f"{self.place}: {reason}")
+
+
+def _lines(numbers: Sequence[int], one: str = "line", several: str = "lines") -> str:
+    """Such as `lines 3, 7`, with the first few numbers only."""
+    if len(numbers) == 1:
+        return f"{one} {numbers[0]}"
+    first = ", ".join(map(str, numbers[:_MOST_LINES]))
+    more = f" and {len(numbers) - _MOST_LINES:,} more" if len(numbers) > _MOST_LINES else ""
+    return f"{several} {first}{more}"
 
 
 def _first_line_not_utf8(path: Path) -> int:

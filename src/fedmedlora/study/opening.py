@@ -24,7 +24,8 @@ OPENING = "opening.json"
 def open_bonus(prepared: Prepared, arm: Arm, adapter: AdapterState | None, task: Task) -> float:
     """The bonus of the arm's opening tags in this task.
 
-    `auto` looks at validation notes of the sites that the arm was trained on. A site would tell how
+    `auto` looks at validation notes of the sites that the arm was trained on, for the start, which
+    no site trained, at those of all. A site would tell how
     far each place is from opening and whether it should, no text; test notes are not looked at.
     """
     wanted = prepared.config.evaluation.open_bonus
@@ -39,7 +40,8 @@ def open_bonus(prepared: Prepared, arm: Arm, adapter: AdapterState | None, task:
     found: list[Opening] = []
     for site in prepared.notes.sites:
         names = (POOL, site.name, client_name(site.name, task))
-        if task in site.tasks and any(name in arm.sites for name in names):
+        asked = arm.condition == "start" or any(name in arm.sites for name in names)
+        if task in site.tasks and asked:
             examples = _held_out(prepared, site, task)
             tokens = prepared.settings.reading_tokens
             found += find_openings(prepared.model, examples, tags, batch_tokens=tokens)

@@ -22,6 +22,7 @@ from fedmedlora.study.data import StudyNotes, load_notes, pooled, site_examples
 from fedmedlora.study.devices import device_of, measured_speed, num_processes
 from fedmedlora.study.number_type import RoundingError, rounding_error
 from fedmedlora.study.server_notes import ServerNotes
+from fedmedlora.study.start import started_from, with_start
 from fedmedlora.training.local import LocalSettings
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def resolve_here(config: StudyConfig, observer: Observer) -> tuple[StudyConfig, 
     Raises:
         ConfigError: The machine has no GPU, but the study asks for one.
     """
+    config = with_start(config)
     filled: dict[str, Any] = {}
     model = config.model
     if Path(model.base).expanduser().exists() and model.base not in PRESETS:
@@ -183,7 +185,8 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
     Raises:
         ConfigError: The notes or the settings have faults; carries all.
         ModelError: The base model cannot be loaded, or not with the attention that is set.
-        AdapterMismatchError: The base model has none of the target modules.
+        AdapterMismatchError: The base model has none of the target modules, or is not the one that
+            the start was trained on.
     """
     torch.set_num_threads(config.model.threads or usable_cores())
     notes = load_notes(config)
@@ -203,14 +206,18 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
     chosen = config.model.model_copy(update={"attention": attention.name})
     config = config.model_copy(update={"model": chosen})
     tags = get_format(config.prompt.format)
-    initial = initial_adapter(
-        base,
-        rank=config.lora.rank,
-        alpha=config.lora.alpha,
-        target_modules=config.lora.target_modules or ALL_LINEAR,
-        seed=config.seed,
-    )
+    if config.start is None:
+        initial = initial_adapter(
+            base,
+            rank=config.lora.rank,
+            alpha=config.lora.alpha,
+            target_modules=config.lora.target_modules or ALL_LINEAR,
+            seed=config.seed,
+        )
+    else:
+        initial = started_from(config.start, base)
     model = LoRAModel(base, initial.spec)
+    model.load(initial)  # a start that does not fit is told of before anything is written
     data = client_data(config, notes, tags, base.tokenizer)
     training = config.training
     server_notes = (

@@ -29,7 +29,7 @@ from fedmedlora.study.predictions import PREDICTIONS, Predictions, file_stem, ru
 from fedmedlora.study.prepare import Prepared, prepare
 from fedmedlora.study.reuse import forget
 from fedmedlora.study.settled import prepare_here
-from fedmedlora.study.sites import INPUTS, WORK, open_site
+from fedmedlora.study.sites import ADAPTERS, CHECKED, INPUTS, WORK, identities, open_site
 from fedmedlora.study.study_file import parse_study
 from fedmedlora.study.time_left import Meter, TimeLeft
 from fedmedlora.study.worker import pass_news_on, worker_commands
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from fedmedlora.study.compare import Cell, TaskCell
     from fedmedlora.study.config import StudyConfig
 
-ADAPTERS, ROUNDS, SCORES = "adapters", "rounds.jsonl", "scores.json"
+ROUNDS, SCORES = "rounds.jsonl", "scores.json"
 
 
 def start_study(
@@ -97,8 +97,8 @@ def resume_study(
         if not store.has(INPUTS):  # killed between two writes, before any work
             store.write_json(INPUTS, _inputs(prepared, store))
         saved, found = store.read_json(INPUTS), _inputs(prepared, store)
-        for key, what in (("notes_sha256", "notes"), ("base_fingerprint", "base model")):
-            if saved.get(key) != found[key]:
+        for key, what in CHECKED.items():
+            if saved.get(key) != found.get(key):
                 raise RunStoreError(
                     f"{path}: the {what} have changed since the run was started; a resumed run "
                     "would mix two studies. Restore them, or start a new run."
@@ -124,11 +124,7 @@ def _inputs(prepared: Prepared, store: RunStore) -> dict[str, Any]:
                 "modifiers": [m for m in default_schema().modifier_labels if m in asked],
                 "linked": any(site.linked for site in sites),
             }
-    return {
-        "notes_sha256": prepared.notes.digest,
-        "base_fingerprint": prepared.base.fingerprint,
-        ADAPTERS: taught,
-    }
+    return {**identities(prepared), ADAPTERS: taught}
 
 
 class _Run:
@@ -190,7 +186,9 @@ class _Run:
         audit.append("run-finished", scores=file_sha256(self._store.file(SCORES)))
 
     def _folder(self, arm: Arm) -> str:
-        return _folder_name(self._store, arm, self._arms) if arm.strategy else ""
+        """Where the arm's adapters lie, or would: the start's own are not copied."""
+        known = arm.strategy is not None or arm.condition == "start"
+        return _folder_name(self._store, arm, self._arms) if known else ""
 
     def _digests(self, arm: Arm) -> dict[str, str]:
         """SHA-256 of the arm's prediction files, by name."""
@@ -198,9 +196,9 @@ class _Run:
         return {path.name: file_sha256(path) for path in files}
 
     def _train(self, arm: Arm) -> AdapterState | None:
-        """The arm's final adapter; None for the arm without training."""
+        """The arm's final adapter; None for the model as it is."""
         if arm.strategy is None:
-            return None
+            return self._prepared.initial if arm.condition == "start" else None
         federation, prepared = self._config.federation, self._prepared
         by_client = [prepared.round_tokens(*part) for part in arm.client_tasks.items()]
         total = federation.rounds * sum(by_client)

@@ -15,7 +15,21 @@ if TYPE_CHECKING:
     from fedmedlora.runs.store import RunStore
     from fedmedlora.study.prepare import Prepared
 
-INPUTS, WORK, SITES = "inputs.json", "work", "sites"
+INPUTS, ADAPTERS, WORK, SITES = "inputs.json", "adapters", "work", "sites"
+
+CHECKED = {"notes_sha256": "notes", "base_fingerprint": "base model", "start_sha256": "start"}
+"""What must not change between two processes of one run, by its key in `inputs.json`."""
+
+
+def identities(prepared: Prepared) -> dict[str, str]:
+    """What a run depends on and its configuration does not hold."""
+    found = {
+        "notes_sha256": prepared.notes.digest,
+        "base_fingerprint": prepared.base.fingerprint,
+    }
+    if prepared.config.start is not None:
+        found["start_sha256"] = prepared.initial.digest()
+    return found
 
 
 def open_site(

@@ -31,6 +31,18 @@ class StandardInput:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
+        self._notes = self._read()
+        self._looked_at: list[Document] = []
+
+    def look(self) -> Document:
+        """The first note, which is not used up by this.
+
+        Raises:
+            CorpusError: As for the notes.
+        """
+        if not self._looked_at:
+            self._looked_at.append(next(self._notes))
+        return self._looked_at[0]
 
     def __iter__(self) -> Iterator[Document]:
         """Each note as soon as it is there.
@@ -38,6 +50,11 @@ class StandardInput:
         Raises:
             CorpusError: Nothing comes, or a note cannot be read exactly.
         """
+        while self._looked_at:
+            yield self._looked_at.pop()
+        yield from self._notes
+
+    def _read(self) -> Iterator[Document]:
         first: list[bytes] = []
         for raw in self._file:
             first.append(raw)

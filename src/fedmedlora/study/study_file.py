@@ -15,6 +15,7 @@ from fedmedlora.core.errors import ConfigError
 from fedmedlora.study.conditions import POOL, SERVER, arms_of, client_name, strategy_arm
 from fedmedlora.study.config import SplitConfig, StudyConfig
 from fedmedlora.study.data import load_notes
+from fedmedlora.study.start import faults_of_start, resolved_place, with_start
 from fedmedlora.study.strategy_faults import faults_of_strategies
 
 _NAME = re.compile(r"(?!.*--)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -44,6 +45,8 @@ def load_study(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Study
         root = data.get("root", ".")
         if isinstance(root, str):
             data["root"] = str((path.resolve().parent / root).resolve())
+    if isinstance(values.get("start"), str):
+        values["start"] = resolved_place(values["start"], path.resolve().parent)
     faults = [fault for text in overrides if (fault := _override(values, text))]
     return parse_study(values, str(path), faults)
 
@@ -178,19 +181,30 @@ def _contradictions(config: StudyConfig, doubtful: set[str]) -> list[str]:
     faults += [f"evaluation.presets: {p} occurs twice." for p in _twice(config.evaluation.presets)]
     arms = [strategy_arm(strategy) for strategy in config.strategies]
     faults += [f"strategies: {arm} is listed more than once." for arm in _twice(arms)]
-    idle = not arms and True not in vars(config.arms).values()
+    others = {key: on for key, on in vars(config.arms).items() if key != "start" or config.start}
+    idle = not arms and True not in others.values()
     if idle and not doubtful & {"strategies", "arms"}:
         faults.append("arms: all are switched off, and no strategy is listed; nothing to do.")
     if not doubtful & {"tasks", "sites", "arms", "federation", "strategies", "server_notes"}:
         found = _faults_of_tasks(config)
         # Arms can be told only where it is clear what they train.
-        faults += found or _faults_of_arms(config, None if "lora" in doubtful else config.lora.rank)
+        faults += found or _faults_of_arms(config, _rank(config, doubtful))
+    if not doubtful & {"start", "lora", "model"}:
+        faults += faults_of_start(config)
     damage = config.data.damage
     if damage and "sites" not in doubtful and damage.site not in [s.name for s in config.sites]:
         faults.append(f"data.damage.site: {damage.site!r} is not a training site.")
     if "server_notes" not in doubtful:
         faults += _faults_of_server_notes(config, "sites" not in doubtful)
     return faults
+
+
+def _rank(config: StudyConfig, doubtful: set[str]) -> int | None:
+    """The adapters' rank; None where it cannot be told."""
+    unknown = "start" if "rank" not in config.lora.model_fields_set and config.start else "lora"
+    if unknown == "start" and not faults_of_start(config):
+        return with_start(config).lora.rank
+    return None if unknown in doubtful or unknown == "start" else config.lora.rank
 
 
 def _faults_of_tasks(config: StudyConfig) -> list[str]:
@@ -292,6 +306,8 @@ def _override(values: dict[str, Any], text: str) -> str | None:
     if key == "data.root":
         text = value if isinstance(value, str) else raw
         value = str(Path(text).expanduser().resolve())
+    if key == "start" and isinstance(value, str):
+        value = resolved_place(value, Path.cwd())
     *parents, last = key.split(".")
     place: Any = values
     for part in parents:

@@ -1,37 +1,26 @@
-"""An adapter as it lies on disk, what else must be as in its training, and both as an extractor."""
+"""An adapter as it lies on disk, and what else must be as in its training."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
-from fedmedlora.adapters.files import CONFIG_FILE, WEIGHTS_FILE, load_adapter
-from fedmedlora.core.errors import AdapterMismatchError, RunStoreError
-from fedmedlora.core.records import SilentObserver
+from fedmedlora.adapters.files import CONFIG_FILE, weights_file
+from fedmedlora.adapters.manifest import Manifest, PromptOfAdapter, read_manifest
+from fedmedlora.core.errors import RunStoreError
 from fedmedlora.federation.checkpoint import Checkpoint
-from fedmedlora.inference.decoders import make_decoder
-from fedmedlora.inference.extractor import Extractor
-from fedmedlora.inference.relation_extractor import RelationExtractor
 from fedmedlora.models.fetch import file_sha256
-from fedmedlora.models.load import load_base
-from fedmedlora.models.lora import merged
-from fedmedlora.prompts.registry import get_format
-from fedmedlora.prompts.relation_formats import get_relation_format
 from fedmedlora.runs.store import RunStore
 from fedmedlora.study.config import PromptConfig
 from fedmedlora.study.opening import OPENING
-from fedmedlora.study.run import ADAPTERS
-from fedmedlora.study.sites import INPUTS
+from fedmedlora.study.sites import ADAPTERS, INPUTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from fedmedlora.core.document import Document
     from fedmedlora.core.example import Task
-    from fedmedlora.core.records import Observer
-    from fedmedlora.inference.decoders import DecoderName
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +29,7 @@ class Trained:
 
     `modifiers` are those that it was trained to mark, `linked` says whether with what they belong
     to; none where it was not trained for relations. `opening` says by task how readily its tags
-    open, as the run found.
+    open, as the run found. `doubt` is what a user should be told before the adapter is used.
     """
 
     folder: Path
@@ -52,27 +41,47 @@ class Trained:
     modifiers: tuple[str, ...] = ()
     linked: bool = False
     opening: Mapping[Task, float] = field(default_factory=dict)
+    doubt: str = ""
+
+    def asked_by(self, prompt: str | None, window_tokens: int | None) -> Trained:
+        """The same, where a user says how it was trained."""
+        said = {"format": prompt, "window_tokens": window_tokens}
+        given = {name: value for name, value in said.items() if value is not None}
+        return replace(self, prompt=self.prompt.model_copy(update=given))
 
     def sha256(self) -> str:
         """Of the adapter's weights and configuration, wherever the folder lies."""
-        files = [file_sha256(self.folder / name) for name in (WEIGHTS_FILE, CONFIG_FILE)]
+        files = map(file_sha256, (weights_file(self.folder), self.folder / CONFIG_FILE))
         return hashlib.sha256("".join(files).encode()).hexdigest()
 
 
 def find_adapter(path: Path) -> Trained:
-    """The adapter at `path`: a run's last global adapter, or a peft folder.
+    """The adapter at `path`: a run's last global adapter, or an adapter folder.
 
-    A peft folder outside a run was trained elsewhere: the default prompt, float32 and the task
-    entities are assumed.
+    A folder outside a run tells by its manifest how it is used. One without was trained elsewhere:
+    the default prompt, float32 and the task entities are assumed.
 
     Raises:
-        RunStoreError: There is no adapter.
+        RunStoreError: There is no adapter, or it is damaged.
     """
     if (path / CONFIG_FILE).is_file():
+        manifest = read_manifest(path)
+        if manifest is not None:
+            return _of_manifest(path, manifest)
         for parent in path.resolve().parents:
             if (parent / "config.json").is_file() and (parent / "adapters").is_dir():
                 return _of_run(RunStore.open(parent), path)
-        return Trained(path, PromptConfig(), "float32", None, None)
+        prompt = PromptConfig()
+        return Trained(
+            path,
+            prompt,
+            "float32",
+            None,
+            None,
+            doubt="the adapter is neither in a run directory nor beside a manifest: assuming that "
+            f"it was trained for entities alone with the prompt {prompt.format} and "
+            f"{prompt.window_tokens} tokens a window; --prompt and --window-tokens say otherwise",
+        )
     if (path / "config.json").is_file():
         checkpoint = Checkpoint(path / "adapters")
         rounds = checkpoint.rounds()
@@ -81,11 +90,63 @@ def find_adapter(path: Path) -> Trained:
                 f"{path}: the run has no finished federated round. Resume it, or name one of the "
                 "adapter folders below its adapters folder."
             )
-        return _of_run(RunStore.open(path), checkpoint.round_folder(rounds[-1]))
+        store = RunStore.open(path)
+        found = _of_run(store, checkpoint.round_folder(rounds[-1]))
+        return replace(found, doubt=_not_finished(store, rounds[-1], found))
     raise RunStoreError(
         f"{path}: neither a run directory nor a peft adapter folder; expected {CONFIG_FILE} or "
         "config.json in it."
     )
+
+
+def _not_finished(store: RunStore, num_rounds: int, found: Trained) -> str:
+    """What is missing from a run's adapter because the run is not finished; nothing if it is."""
+    wanted = store.config.get("federation", {}).get("rounds", num_rounds)
+    way_on = f"finish it with: fedmedlora study resume {store.path}"
+    if num_rounds < wanted:
+        which = f"using the adapter of round {num_rounds} of {wanted}"
+        return f"the run is not finished: {which}; {way_on}"
+    opens = store.config.get("evaluation", {}).get("open_bonus", 0)
+    if opens != 0 and set(found.tasks) - set(found.opening):
+        return (
+            "the run is not finished: how readily its tags open has not been found for every task; "
+            + way_on
+        )
+    return ""
+
+
+def _of_manifest(folder: Path, manifest: Manifest) -> Trained:
+    return Trained(
+        folder,
+        PromptConfig.model_validate(manifest.prompt.model_dump()),
+        manifest.dtype,
+        manifest.base,
+        manifest.base_fingerprint,
+        manifest.tasks,
+        manifest.modifiers,
+        manifest.linked,
+        dict(manifest.opening),
+    )
+
+
+def manifest_of(trained: Trained) -> Manifest | None:
+    """What a folder with this adapter needs beside it; None if too little is known."""
+    if trained.base is None:
+        return None
+    return Manifest(
+        base=trained.base,
+        base_fingerprint=trained.base_fingerprint,
+        prompt=PromptOfAdapter.model_validate(trained.prompt.model_dump()),
+        dtype=_dtype(trained.dtype),
+        tasks=trained.tasks,
+        modifiers=trained.modifiers,
+        linked=trained.linked,
+        opening=dict(trained.opening),
+    )
+
+
+def _dtype(name: str) -> Literal["auto", "float32", "bfloat16"]:
+    return "auto" if name == "auto" else "bfloat16" if name == "bfloat16" else "float32"
 
 
 def _of_run(store: RunStore, folder: Path) -> Trained:
@@ -105,97 +166,3 @@ def _of_run(store: RunStore, folder: Path) -> Trained:
         taught.get("linked", False),
         store.read_json(OPENING).get(place, {}) if store.has(OPENING) else {},
     )
-
-
-class NoteExtractor:
-    """Entities, then their modifiers and relations, in one go.
-
-    `relations` is None where only entities are extracted.
-    """
-
-    def __init__(self, entities: Extractor, relations: RelationExtractor | None) -> None:
-        self._entities = entities
-        self._relations = relations
-
-    def extract_chunks(
-        self,
-        documents: Iterable[Document],
-        labels: Sequence[str],
-        modifiers: Sequence[str],
-        observer: Observer,
-    ) -> Iterator[list[Document]]:
-        """The documents with what was found, chunk by chunk; see `Extractor`."""
-        for chunk in self._entities.extract_chunks(documents, labels, observer):
-            if self._relations is None or not modifiers:
-                yield chunk
-            else:
-                yield list(self._relations.extract(chunk, modifiers, SilentObserver()))
-
-
-def load_extractor(
-    trained: Trained,
-    observer: Observer,
-    *,
-    model: str | None = None,
-    decoder: DecoderName = "copy",
-    batch_size: int = 64,
-    chunk_windows: int = 512,
-) -> tuple[NoteExtractor, str]:
-    """The extractor, and the fingerprint of the base model in it.
-
-    Args:
-        trained: The adapter.
-        observer: Told what is loaded and what is assumed.
-        model: The base model's name or place; by default the adapter's own.
-        decoder: Which one.
-        batch_size: Windows decoded side by side.
-        chunk_windows: See `Extractor`.
-
-    Raises:
-        RunStoreError: The adapter is damaged.
-        ModelError: The base model cannot be loaded.
-        AdapterMismatchError: The adapter is for another base model.
-    """
-    import torch
-
-    state = load_adapter(trained.folder)
-    name = model or trained.base or state.spec.base_model
-    observer.message(f"loading {name} with {trained.folder}")
-    dtype = torch.bfloat16 if trained.dtype == "bfloat16" else torch.float32
-    base = load_base(name, revision=state.spec.revision, dtype=dtype, say=observer.message)
-    prompt = trained.prompt
-    if trained.base_fingerprint is None:
-        observer.message(
-            "the adapter is not in a run directory: assuming that it was trained for entities "
-            f"alone with the default prompt, {prompt.format} with {prompt.window_tokens} tokens a "
-            "window"
-        )
-    bound = state.spec.revision.startswith("sha256-") and state.spec.revision != base.revision
-    if bound or trained.base_fingerprint not in (None, base.fingerprint):
-        raise AdapterMismatchError(
-            f"{base.name}: is not the base model that {trained.folder} was trained on; expected "
-            f"revision {state.spec.revision}, got {base.revision}. Name the right one with --model."
-        )
-    tags = get_format(prompt.format)
-    base = merged(base, state)
-    entities = Extractor(
-        make_decoder(decoder, base, tags, batch_size, trained.opening.get("entities", 0.0)),
-        base.tokenizer,
-        tags,
-        window_tokens=prompt.window_tokens,
-        chunk_windows=chunk_windows,
-    )
-    relations = None
-    if trained.modifiers and decoder != "generate":
-        formatted = get_relation_format(prompt.format)
-        relations = RelationExtractor(
-            make_decoder(
-                decoder, base, formatted, batch_size, trained.opening.get("relations", 0.0)
-            ),
-            base.tokenizer,
-            formatted,
-            window_tokens=prompt.window_tokens,
-            linked=trained.linked,
-            chunk_windows=chunk_windows,
-        )
-    return NoteExtractor(entities, relations), base.fingerprint

@@ -16,7 +16,7 @@ from fedmedlora.federation.workers import WorkerCommand
 from fedmedlora.runs.store import RunStore
 from fedmedlora.study.devices import visible_gpus, worker_threads
 from fedmedlora.study.prepare import prepare
-from fedmedlora.study.sites import INPUTS, open_site
+from fedmedlora.study.sites import CHECKED, INPUTS, identities, open_site
 from fedmedlora.study.study_file import parse_study
 
 if TYPE_CHECKING:
@@ -79,9 +79,9 @@ def _open_sites(run: Path, threads: int, tell: Tell) -> OpenSite:
     model = config.model.model_copy(update={"threads": threads})
     prepared = prepare(config.model_copy(update={"model": model}), SilentObserver())
     inputs = store.read_json(INPUTS)
-    found = (prepared.notes.digest, prepared.base.fingerprint)
-    if (inputs["notes_sha256"], inputs["base_fingerprint"]) != found:
-        raise RunStoreError(f"{run}: the notes or the base model have changed while the run ran.")
+    found = identities(prepared)
+    if changed := [what for key, what in CHECKED.items() if inputs.get(key) != found.get(key)]:
+        raise RunStoreError(f"{run}: the {changed[0]} changed while the run ran. Start a new run.")
     sites: dict[tuple[str, str], SiteHandler] = {}
 
     def open_once(arm: str, client: str) -> SiteHandler:

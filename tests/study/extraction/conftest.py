@@ -20,7 +20,7 @@ from fedmedlora.inference.extractor import Extractor
 from fedmedlora.models.tokens import PieceTokenizer
 from fedmedlora.prompts.registry import get_format
 from fedmedlora.study.extract import ExtractionRequest
-from fedmedlora.study.trained_adapter import NoteExtractor
+from fedmedlora.study.note_extractor import NoteExtractor
 from fedmedlora.testing.adapters import random_adapter
 from fedmedlora.testing.tiny import tiny_tokenizer
 
@@ -69,7 +69,7 @@ def marker(monkeypatch: pytest.MonkeyPatch) -> Marker:
     marker = Marker()
     tokenizer = PieceTokenizer(tiny_tokenizer(), "tiny")
 
-    def load(_trained: Any, _observer: Any, *, chunk_windows: int, **_: Any) -> Any:
+    def load(_trained: Any, _observer: Any, _machine: Any, *, chunk_windows: int, **_: Any) -> Any:
         extractor = Extractor(
             marker, tokenizer, get_format("compact"), window_tokens=40, chunk_windows=chunk_windows
         )
