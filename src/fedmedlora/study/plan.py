@@ -93,7 +93,7 @@ class Work:
 
     def amounts(self) -> dict[Kind, float]:
         """By kind."""
-        between = sum(self.between_by_arm.values()) + self.at_end
+        between = sum(self.between_by_arm.values())
         return {"training": self.tokens, "extraction": self.characters, "between": between}
 
     def seconds_a_unit(self, speed: MachineSpeed) -> dict[Kind, float]:
@@ -104,9 +104,10 @@ class Work:
         return {"training": token + extra, "extraction": token / CHARACTERS, "between": read}
 
     def seconds(self, speed: MachineSpeed) -> dict[Kind, float]:
-        """How long all of it takes, by kind."""
+        """How long all of it takes, by kind; what comes at the end counts as between arms."""
         each = self.seconds_a_unit(speed)
-        return {kind: amount * each[kind] for kind, amount in self.amounts().items()}
+        found = {kind: amount * each[kind] for kind, amount in self.amounts().items()}
+        return found | {"between": found["between"] + self.at_end * each["between"]}
 
 
 def planned_work(study: Planned, arms: Sequence[Arm], speed: MachineSpeed | None = None) -> Work:

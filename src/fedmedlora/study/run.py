@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +19,15 @@ from fedmedlora.federation.workers import Workers
 from fedmedlora.models.fetch import file_sha256
 from fedmedlora.runs.audit import AuditLog
 from fedmedlora.runs.machine_memory import release_free_memory
-from fedmedlora.runs.store import ENVIRONMENT, RunStore
+from fedmedlora.runs.store import RunStore
 from fedmedlora.study.compare import scores_json
 from fedmedlora.study.conditions import Arm, arms_of
-from fedmedlora.study.machine_speed import MachineSpeed
 from fedmedlora.study.memory_limit import fitting_plan, refuse_weights_that_cannot_fit
 from fedmedlora.study.predictions import PREDICTIONS, Predictions, file_stem, rules_on_gold
 from fedmedlora.study.prepare import Prepared, prepare
 from fedmedlora.study.reuse import forget
-from fedmedlora.study.settled import prepare_here
+from fedmedlora.study.round_watcher import RoundWatcher
+from fedmedlora.study.settled import prepare_here, speed_of_run
 from fedmedlora.study.sites import ADAPTERS, CHECKED, INPUTS, WORK, identities, open_site
 from fedmedlora.study.study_file import parse_study
 from fedmedlora.study.time_left import Meter, TimeLeft
@@ -136,7 +135,7 @@ class _Run:
         self._store = store
         self._observer = observer
         self._arms = arms_of(prepared.config)
-        self._time_left = TimeLeft(prepared, self._arms, observer, _speed(store))
+        self._time_left = TimeLeft(prepared, self._arms, observer, speed_of_run(store))
         self._workers = Workers(worker_commands(self._config, store.path))
         # Those of a run that is resumed are there from the start: rounds.jsonl never shrinks.
         self._records = {arm.name: self._checkpoint(arm).records() for arm in self._arms}
@@ -219,7 +218,7 @@ class _Run:
             scorer=prepared.server_notes and prepared.server_notes.of_tasks(arm.tasks),
             checkpoint=self._checkpoint(arm),
             min_sites=federation.min_sites if arm.condition == "federated" else None,
-            observer=_RoundWatcher(meter, self._note_round),
+            observer=RoundWatcher(meter, self._note_round),
         )
         self._write_rounds()
         release_free_memory()  # extraction begins where training has left no holes
@@ -258,39 +257,6 @@ class _Run:
         """All rounds by arm, in the order in which arms run."""
         records = [record for arm in self._arms for record in self._records[arm.name]]
         self._store.write_json_lines(ROUNDS, [record.to_json() for record in records])
-
-
-class _RoundWatcher:
-    """Passes on what an arm tells, and has its rounds noted."""
-
-    def __init__(self, observer: Observer, note_round: Callable[[RoundRecord], None]) -> None:
-        self._observer = observer
-        self._note_round = note_round
-
-    def stage(self, title: str, total: float, unit: str) -> None:
-        self._observer.stage(title, total, unit)
-
-    def advance(self, amount: float, *, worked: bool = True, **figures: float) -> None:
-        self._observer.advance(amount, worked=worked, **figures)
-
-    def expect(self, stage_seconds: float, all_seconds: float) -> None:
-        self._observer.expect(stage_seconds, all_seconds)
-
-    def message(self, text: str) -> None:
-        self._observer.message(text)
-
-    def round_ended(self, record: RoundRecord) -> None:
-        self._note_round(record)
-        self._observer.round_ended(record)
-
-
-def _speed(store: RunStore) -> MachineSpeed | None:
-    """What was measured when the run was started, for the time that is left."""
-    found = store.read_json(ENVIRONMENT).get("speed") if store.has(ENVIRONMENT) else None
-    if not found:
-        return None
-    speed = MachineSpeed.from_json(found)
-    return speed if store.config["federation"]["processes"] else replace(speed, workers=0)
 
 
 def adapters_folder(store: RunStore, arm: Arm, arms: list[Arm]) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fedmedlora.core.errors import FedMedLoRAError
+from fedmedlora.runs.store import ENVIRONMENT
 from fedmedlora.study.conditions import arms_of
 from fedmedlora.study.devices import worker_threads
 from fedmedlora.study.machine_speed import MachineSpeed
@@ -18,6 +19,7 @@ from fedmedlora.study.prepare import prepare, resolve_here
 
 if TYPE_CHECKING:
     from fedmedlora.core.records import Observer
+    from fedmedlora.runs.store import RunStore
     from fedmedlora.study.config import StudyConfig
     from fedmedlora.study.prepare import Prepared
 
@@ -79,3 +81,12 @@ def _fits(prepared: Prepared) -> bool:
     except (FedMedLoRAError, RuntimeError, TypeError, ValueError):
         return False
     return plan.limit is None or plan.needed <= plan.limit
+
+
+def speed_of_run(store: RunStore) -> MachineSpeed | None:
+    """What was measured when the run was started, for the time that is left."""
+    found = store.read_json(ENVIRONMENT).get("speed") if store.has(ENVIRONMENT) else None
+    if not found:
+        return None
+    speed = MachineSpeed.from_json(found)
+    return speed if store.config["federation"]["processes"] else replace(speed, workers=0)

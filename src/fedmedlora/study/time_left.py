@@ -51,34 +51,53 @@ class TimeLeft:
         self._between = work.between_by_arm
         self._scale = {arm.name: 1 / speed.factor(len(arm.sites)) if speed else 1.0 for arm in arms}
         self._untrained = work.untrained_weight
+        self._end = work.at_end
         self._arm: str | None = None
         self._worked = False
+        self._paused = 0.0
         self._last = time.perf_counter()
 
     def starts(self, arm: Arm) -> None:
         """The arm before is done, this one begins."""
-        self.spend("between", 0.0)
+        self.pause()
         if self._arm is not None:
             units = self._between.get(self._arm, 0.0)
             self._todo["between"] -= units
-            self._done["between"] += units if self._worked else 0.0
-        self._arm, self._worked = arm.name, False
+            if self._worked:
+                self._done["between"] += units
+                self._seconds["between"] += self._paused
+        self._arm, self._worked, self._paused = arm.name, False, 0.0
 
     def seconds(self, kind: Kind, amount: float) -> float | None:
         """How long so much work will take; None if there is nothing to tell it by."""
         done, spent = self._done[kind], self._seconds[kind]
         if kind in self._expected:
-            trusted = _TRUST_SECONDS / self._expected[kind]
+            trusted = _TRUST_SECONDS / (self._expected[kind] * self._slowness())
             return amount * (_TRUST_SECONDS + spent) / (trusted + done)
         if done:
             return amount * spent / done
         return 0.0 if kind == "between" or amount < 1 else None
 
+    def _slowness(self) -> float:
+        """How many times as long as expected the work so far has taken, whatever it was.
+
+        Others may have come or gone since the start; that meets the kinds of work that are to come.
+        """
+        if not self._expected:
+            return 1.0
+        kinds: tuple[Kind, ...] = ("training", "extraction")
+        spent = sum(self._seconds[kind] for kind in kinds)
+        expected = sum(self._done[kind] * self._expected[kind] for kind in kinds)
+        return (_TRUST_SECONDS + spent) / (_TRUST_SECONDS + expected)
+
     def all_seconds(self) -> float | None:
         """Of all work left; None as long as the speed of some of it is unknown."""
         parts = [self.seconds(kind, max(0.0, todo)) for kind, todo in self._todo.items()]
         known = [part for part in parts if part is not None]
-        return sum(known) if len(known) == len(parts) else None
+        if len(known) < len(parts):
+            return None
+        end = self._end * self._expected.get("between", 0.0) * self._slowness()
+        return sum(known) + end
 
     def phrase(self) -> str:
         """`, about 12 min left`, as far as that is known; else nothing."""
@@ -107,6 +126,12 @@ class TimeLeft:
         self._todo[kind] -= amount
         self._worked = self._worked or amount > 0
 
+    def pause(self) -> None:
+        """What was done since the last work is neither training nor extraction."""
+        now = time.perf_counter()
+        self._paused += now - self._last
+        self._last = now
+
     def drop(self, kind: Kind, amount: float) -> None:
         """Work of this kind was found done; that took no time worth counting."""
         self._last = time.perf_counter()
@@ -124,7 +149,7 @@ class Meter:
         self._scale = scale
         self._left = total
         self._observer = parent.observer
-        parent.spend("between", 0.0)
+        parent.pause()
         if total:
             self._observer.stage(title, total, unit)
             self._tell()
@@ -152,7 +177,7 @@ class Meter:
 
     def message(self, text: str) -> None:
         """Passed on; what it tells of is no training and no extraction."""
-        self._parent.spend("between", 0.0)
+        self._parent.pause()
         self._observer.message(text)
 
     def round_ended(self, record: RoundRecord) -> None:
