@@ -18,17 +18,22 @@ class RoundWatcher:
         self._note_round = note_round
 
     def stage(self, title: str, total: float, unit: str) -> None:
+        """Passed on."""
         self._observer.stage(title, total, unit)
 
     def advance(self, amount: float, *, worked: bool = True, **figures: float) -> None:
+        """Passed on."""
         self._observer.advance(amount, worked=worked, **figures)
 
     def expect(self, stage_seconds: float, all_seconds: float) -> None:
+        """Passed on."""
         self._observer.expect(stage_seconds, all_seconds)
 
     def message(self, text: str) -> None:
+        """Passed on."""
         self._observer.message(text)
 
     def round_ended(self, record: RoundRecord) -> None:
+        """Noted, then passed on."""
         self._note_round(record)
         self._observer.round_ended(record)
