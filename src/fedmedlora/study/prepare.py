@@ -119,6 +119,8 @@ def resolve_here(config: StudyConfig, observer: Observer) -> tuple[StudyConfig, 
         lora = lora.model_copy(update={"target_modules": targets})
     changed = {"model": model.model_copy(update=filled), "lora": lora}
     config = config.model_copy(update=changed)
+    if "auto" in (model.dtype, model.kernel) or model.threads is None:
+        observer.message("trying what is fastest on this machine")
     config, measured, remark = _with_number_type(config, observer)
     speed = None
     if device == "cpu" and (model.threads is None or config.federation.processes == "auto"):
