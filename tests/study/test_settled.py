@@ -97,12 +97,14 @@ def test_one_line_says_what_a_study_computes_with(small: Small, measured: None) 
 
 
 def test_what_was_measured_is_recorded_and_a_resumed_run_keeps_it(
-    small: Small, tmp_path: Path, measured: None, monkeypatch: pytest.MonkeyPatch
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fast = replace(FASTER, tokens_per_second=10_000.0)
+    monkeypatch.setattr(preparing, "measured_speed", lambda *_: fast)
     store = start_study(small("cohorts=[]"), tmp_path, SilentObserver())
 
     environment = json.loads((store.path / "environment.json").read_text("utf-8"))
-    assert environment["speed"]["tokens_per_second"] == 10.0
+    assert environment["speed"]["tokens_per_second"] == 10_000.0
     assert store.config["federation"]["processes"] == 0  # not worth it for so small a study
     assert "worker_threads" not in environment
 

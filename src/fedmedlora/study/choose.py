@@ -13,6 +13,7 @@ from fedmedlora.study.data import load_notes
 from fedmedlora.study.machine_speed import MachineSpeed
 from fedmedlora.study.plan import planned_work
 from fedmedlora.study.prepare import client_data, resolve_here
+from fedmedlora.study.start import with_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -143,6 +144,7 @@ def _measurable(config: StudyConfig) -> StudyConfig:
 
 
 def _work(config: StudyConfig, tokenizer: PieceTokenizer) -> Work:
+    config = with_start(config)
     notes = load_notes(config)
     data = client_data(config, notes, get_format(config.prompt.format), tokenizer)
     return planned_work(_Outline(config, notes, data), arms_of(config))

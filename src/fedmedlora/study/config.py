@@ -265,13 +265,13 @@ class StudyConfig(Config):
     name: Name
     seed: int = 0
 
+    about: str = ""
+    """What the report says at its top: what this study can show, and what it cannot."""
+
     start: Annotated[str, Field(min_length=1)] | None = None
     """The adapter that all training begins from instead of a fresh one: `starter`, the one that
     comes with the package, or a run directory or an adapter folder, relative to the study file.
     What `lora` and `prompt` leave out is then as the adapter has it."""
-
-    about: str = ""
-    """What the report says at its top: what this study can show, and what it cannot."""
 
     tasks: tuple[TaskName, ...] = Field(default=("entities",), min_length=1)
     """Marking entities, and marking their modifiers with what they belong to."""
