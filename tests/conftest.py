@@ -121,7 +121,6 @@ _LONGER, _MOST_OF_LINEAR = 8, 4.0
 
 
 def _processor_seconds(work: Callable[[], object]) -> float:
-    gc.collect()
     gc.disable()  # what it takes depends on all that the tests before have left
     started = time.thread_time()
     try:
