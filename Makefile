@@ -56,6 +56,9 @@ $(VENV)/.has-dev: pyproject.toml constraints.txt
 demo: $(VENV)/.has-models
 	$(if $(DEMO_$(SIZE)),,$(error SIZE=$(SIZE): expected auto, S, M or L))
 	@$(BIN)/fedmedlora model fetch
+	@rm -rf demo/first-note
+	@page=$$($(BIN)/fedmedlora extract examples/note.txt --to html --out demo/first-note) || exit; \
+	printf '%s\n' "A made-up note with its entities marked, to be opened in a browser:" "$$page"
 	@echo "Writing five artificial hospitals into demo/hospitals ..."
 	@$(BIN)/fedmedlora corpus synthesize --out demo/hospitals
 	@study=$(DEMO_$(SIZE)) || exit; \
