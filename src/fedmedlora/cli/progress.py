@@ -149,7 +149,8 @@ class ConsoleObserver:
         seconds = time.monotonic() - self._started
         found = self._done - self._worked
         known = f", {found:,.0f} of them done before," if found else ""
-        line = f"  {self._title}: {self._done:,.0f} {self._unit}{known} in {_span(seconds)}"
+        unit = self._unit.removesuffix("s") if round(self._done) == 1 else self._unit
+        line = f"  {self._title}: {self._done:,.0f} {unit}{known} in {_span(seconds)}"
         self._say(f"{line} {self._rate(seconds)}".rstrip())
 
 
