@@ -20,7 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 TEXT_HALF = {"core", "corpora", "prompts", "runs", "evaluation", "report"}
 # What transformers imports on our behalf, to read GGUF files. `.ci/fresh` would notice others.
-BY_OTHERS = {"accelerate", "gguf"}
+BY_OTHERS = {"accelerate"}
 
 
 def declared(extra: str) -> set[str]:

@@ -187,16 +187,16 @@ def test_the_planned_traffic_is_what_a_run_sends_but_for_headers(
 
 def test_a_plan_that_does_not_fit_on_the_disk_warns(small: Small) -> None:
     plan = check_study(small("cohorts=[]"), SilentObserver())
-    assert not any("WARNING" in line for line in plan_lines(plan))
+    assert not any("the disk is too small" in line for line in plan_lines(plan))
 
     plan["bytes"] |= {"disk_free": 1}
 
-    assert sum("WARNING" in line for line in plan_lines(plan)) == 1
+    assert sum("the disk is too small" in line for line in plan_lines(plan)) == 1
 
 
 def test_a_plan_for_test_notes_without_text_is_still_a_plan(
     small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedmedlora.study.check.note_windows", lambda *_, **__: [])
+    monkeypatch.setattr("fedmedlora.study.speed_probe.note_windows", lambda *_, **__: [])
 
     assert check_study(small("cohorts=[]"), SilentObserver())["seconds"]["extraction"] > 0

@@ -181,7 +181,7 @@ def test_modifiers_in_question_can_be_narrowed(small: Small) -> None:
     assert found.notes.sites[1].modifiers == ("severity", "temporal")
     assert all("tag each severity, temporal, with" in prompt for prompt in prompts)
     assert not any("<strength>" in answer for answer in answers)
-    with pytest.raises(ConfigError, match="modifier 'problem' is not a modifier label"):
+    with pytest.raises(ConfigError, match="'problem' is not a modifier label"):
         load_notes(small(BOTH, 'sites.1.modifiers=["problem"]'))
 
 

@@ -94,7 +94,9 @@ def _hint(place: Place, faults: Sequence[dict[str, Any]], values: Mapping[str, A
     elif isinstance(got, str):
         choices = [c for fault in faults for c in _choices(fault)]
         hint = did_you_mean(got, choices)
-    told = f"expected {' or '.join(dict.fromkeys(expected))}, got {_shown(got)}"
+    # A list of choices has an "or" of its own.
+    between = ", " if " or " in expected[-1] else " or "
+    told = f"expected {between.join(dict.fromkeys(expected))}, got {_shown(got)}"
     return f"{told}.{hint}".removesuffix(".")
 
 
