@@ -182,7 +182,7 @@ def test_an_override_of_nothing_is_a_fault(minimal: Path, override: str, reason:
         ("rounds=3", "rounds: unknown key here; it belongs to [federation]"),
         ("training.rounds=3", "training.rounds: unknown key here; it belongs to [federation]"),
         ("model.seed=3", "model.seed: unknown key here; it belongs to the top of the file"),
-        ("federation.processes=many", 'processes: expected a whole number, "auto" or "gpus", got "many"'),
+        ("federation.processes=many", 'expected a whole number, "auto" or "gpus", got "many"'),
         ("tasks=entities", 'got "entities". Write tasks = ["entities"]'),
         ('cohorts=[{name="x"}]', 'cohorts.0.corpus: missing. Write corpus = "FOLDER"'),
         ("strategies.0.mode=paper", "strategies.0.mode: unknown key. Expected some of name, size"),

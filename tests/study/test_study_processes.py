@@ -138,7 +138,7 @@ def test_workers_refuse_notes_that_changed_after_the_start(
         write_jsonl(notes, documents[1:])
 
     config = load_study(bare_study, ["federation.processes=1", "arms.zero_shot=false"])
-    with pytest.raises(FedMedLoRAError, match=r"worker 1 of 1: .*the notes changed while the run ran"):
+    with pytest.raises(FedMedLoRAError, match=r"worker 1 of 1: .*the notes changed while"):
         start_study(config, tmp_path, SilentObserver(), change)
 
 
