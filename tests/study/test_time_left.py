@@ -245,3 +245,32 @@ def test_a_stage_without_work_is_not_shown(clock: Clock) -> None:
     left.training(arms["fedavg"], 0)
 
     assert told.stages == []
+
+
+def test_long_notes_are_not_taken_for_as_little_work_as_short_ones(clock: Clock) -> None:
+    notes = (Document("long", "x" * 900), *(Document(f"n{i}", "x" * 10) for i in range(10)))
+    both = Cohort("far", "external", ("drug",), notes)
+    left, arms, told = time_left()
+    meter = left.extraction(arms["fedavg"], [both])
+    for _ in range(10):
+        clock.now += 1
+        meter.read(10)
+        meter.advance(1)
+    assert told.expected == []  # the speed of training is unknown
+    clock.now += 45
+    meter.read(450)  # half of the long note
+
+    assert left.seconds("extraction", 450) == pytest.approx(45)
+    assert left.seconds("extraction", 0.0) == 0
+    left, arms, told = time_left(MachineSpeed(1, 0, 1.0))
+    meter = left.extraction(arms["fedavg"], [both])
+    for _ in range(10):
+        clock.now += 1000
+        meter.read(10)
+        meter.advance(1)
+
+    assert told.expected[-1][0] == pytest.approx(90 * 1000, rel=0.1)
+    meter.read(900)
+    meter.advance(1)
+    assert told.expected[-1][0] == pytest.approx(0, abs=1)
+    assert told.advanced == [1] * 11

@@ -74,6 +74,9 @@ class ConsoleObserver:
             title, total=round(total) or None, unit=unit, left="", rate="", figures=""
         )
 
+    def read(self, num_characters: int) -> None:
+        """Not shown: notes are counted when they are done."""
+
     def expect(self, stage_seconds: float, all_seconds: float) -> None:
         """How long the stage and everything will yet take; shown from now on."""
         self._expected = (stage_seconds, all_seconds)

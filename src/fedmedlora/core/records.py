@@ -75,6 +75,9 @@ class Observer(Protocol):
         What was found done, not `worked` for, says nothing about the speed.
         """
 
+    def read(self, num_characters: int) -> None:
+        """So many characters of notes were answered; a note is done only with its last window."""
+
     def expect(self, stage_seconds: float, all_seconds: float) -> None:
         """How long the stage and everything that is to be done will yet take, as far as is known.
 
@@ -95,6 +98,9 @@ class SilentObserver:
         """Nothing."""
 
     def advance(self, amount: float, *, worked: bool = True, **figures: float) -> None:
+        """Nothing."""
+
+    def read(self, num_characters: int) -> None:
         """Nothing."""
 
     def expect(self, stage_seconds: float, all_seconds: float) -> None:

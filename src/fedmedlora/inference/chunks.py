@@ -61,7 +61,7 @@ def answers_by_document(
         chunk: The documents.
         prompts: One for each window of the chunk.
         decoder: Answers them.
-        observer: Told of each document that is done.
+        observer: Told of each window that is answered, and of each document that is done.
     """
     open_windows = [0] * len(chunk.documents)
     for document, _ in chunk.windows:
@@ -76,7 +76,8 @@ def answers_by_document(
 
     def done(question: int) -> None:
         for index in askers[question]:
-            document, _ = chunk.windows[index]
+            document, window = chunk.windows[index]
+            observer.read(len(window.core))
             open_windows[document] -= 1
             if open_windows[document] == 0:
                 observer.advance(1)

@@ -116,6 +116,7 @@ class RelationExtractor:
                     asked.windows.append((index, window))
                     asked_prompts.append(prompt)
                 else:
+                    observer.read(len(window.core))
                     placed[index] += known
             found = answers_by_document(asked, asked_prompts, self._decoder, observer)
             for document, own, answers in zip(chunk.documents, placed, found, strict=True):

@@ -25,6 +25,10 @@ class RoundWatcher:
         """Passed on."""
         self._observer.advance(amount, worked=worked, **figures)
 
+    def read(self, num_characters: int) -> None:
+        """Passed on."""
+        self._observer.read(num_characters)
+
     def expect(self, stage_seconds: float, all_seconds: float) -> None:
         """Passed on."""
         self._observer.expect(stage_seconds, all_seconds)

@@ -115,7 +115,8 @@ class TimeLeft:
         characters = sum(num_passes(arm, cohort) * cohort.num_characters for cohort in cohorts)
         weight = self._untrained if arm.condition == "zero-shot" else 1.0
         scale = weight * characters / notes if notes else 0.0
-        return Meter(self, "extraction", scale, f"{arm.name}: extraction", notes, "notes")
+        title = f"{arm.name}: extraction"
+        return Meter(self, "extraction", scale, title, notes, "notes", character_weight=weight)
 
     def spend(self, kind: Kind, amount: float) -> None:
         """Work of this kind was done since the last time that any was."""
@@ -142,12 +143,21 @@ class Meter:
     """Passes one stage's progress on, and its speed to `TimeLeft`."""
 
     def __init__(
-        self, parent: TimeLeft, kind: Kind, scale: float, title: str, total: float, unit: str
+        self,
+        parent: TimeLeft,
+        kind: Kind,
+        scale: float,
+        title: str,
+        total: float,
+        unit: str,
+        character_weight: float = 0.0,
     ) -> None:
         self._parent = parent
         self._kind = kind
         self._scale = scale
         self._left = total
+        self._character_weight = character_weight
+        self._reads = False
         self._observer = parent.observer
         parent.pause()
         if total:
@@ -158,11 +168,22 @@ class Meter:
         """A stage within this one is not shown."""
 
     def advance(self, amount: float, *, worked: bool = True, **figures: float) -> None:
-        """`amount` more units are done."""
-        self._left -= amount
-        self._parent.spend(self._kind, amount * self._scale)
+        """`amount` more units are done; what of them was told as read has been counted by then."""
+        if not self._reads:
+            self._work(amount)
         self._tell()
         self._observer.advance(amount, worked=worked, **figures)
+
+    def read(self, num_characters: int) -> None:
+        """Notes differ in length and end late: their characters tell how far the work is."""
+        self._reads = True
+        if self._scale:
+            self._work(num_characters * self._character_weight / self._scale)
+        self._tell()
+
+    def _work(self, amount: float) -> None:
+        self._left -= amount
+        self._parent.spend(self._kind, amount * self._scale)
 
     def skip(self, amount: float, planned: float) -> None:
         """`amount` units were done before; the plan held `planned` of them as work to do."""
