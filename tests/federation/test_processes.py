@@ -225,6 +225,28 @@ def test_an_exception_at_a_site_leaves_it_as_a_code_and_no_text(
     assert "Canary" not in caplog.text
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="only Linux tells")
+def test_workers_ask_for_large_pages_unless_their_user_set_that(
+    shared: Gated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(workers: Gated) -> set[bytes]:
+        return {
+            setting
+            for process in workers.process_ids.values()
+            for setting in Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+            if setting.startswith(b"GLIBC_TUNABLES=")
+        }
+
+    let_both_start(shared)
+    set_outside = os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    assert told(shared) == {f"GLIBC_TUNABLES={set_outside}".encode()}
+
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
+    with Gated(1, tmp_path / "open") as workers:
+        assert len(list(workers.slow_last(runtime(workers), ["up"]))) == 1
+        assert told(workers) == {b"GLIBC_TUNABLES=glibc.malloc.arena_max=2"}
+
+
 def test_a_site_whose_process_dies_is_lost_and_the_process_replaced(
     shared: Gated, caplog: pytest.LogCaptureFixture
 ) -> None:

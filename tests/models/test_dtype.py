@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -65,6 +66,27 @@ def test_measuring_takes_few_products_and_can_be_recorded(
     assert recorded["bfloat16_seconds"] > 0
     assert recorded["reason"] == choice.reason
     assert sum(rows) <= 50 * 512
+
+
+def test_of_products_that_are_emulated_only_a_small_share_is_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = 0.0
+    half: list[int] = []
+
+    def emulated(x: torch.Tensor, *_: Any) -> None:
+        nonlocal clock
+        slower = 30 if x.dtype == torch.bfloat16 else 1
+        clock += slower * x.shape[0] / 512
+        half.extend([x.shape[0]] * (slower > 1))
+
+    monkeypatch.setattr(choosing, "linear", emulated)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock)
+    choice = choose_dtype()
+
+    assert choice.name == "float32"
+    assert choice.bfloat16_seconds == pytest.approx(60)
+    assert sum(half) <= 512 / 4
 
 
 def test_on_a_gpu_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

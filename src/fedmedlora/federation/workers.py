@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# glibc reads it when a process begins, so only whoever starts one can set it. Most memory of a
+# training step is made anew at each; in pages of 2 MB that takes far less time.
+_LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerCommand:
@@ -214,7 +218,7 @@ class _Worker:
         with ours, theirs:
             self.process = subprocess.Popen(
                 (*command.arguments, str(theirs.fileno())),
-                env={**os.environ, **command.environment},
+                env={**_LARGE_PAGES, **os.environ, **command.environment},
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # ours is for results

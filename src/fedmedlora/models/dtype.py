@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 WORTHWHILE = 1.2
 # Tokens, d_in and d_out of the products that are timed: those of a training step.
 _SIZE = (512, 576, 1536)
+# So much of the tokens tells whether a type is emulated.
+_SHARE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +80,27 @@ def choose_dtype(device: torch.device | str = "cpu") -> DtypeChoice:
 def _seconds(dtype: torch.dtype, kernel: Kernel, hopeless: float = float("inf")) -> float:
     """The shortest of a few times: what else the machine does only adds to them.
 
-    Where the second time, too, is above `hopeless`, no more are taken: emulated products are slow.
+    What takes longer than `hopeless` is not timed to the end: emulated products are slow. Where
+    they are many times slower, a small share of the tokens shows it, and the rest is reckoned.
     """
-    num_tokens, d_in, d_out = _SIZE
+    few = _SIZE[0] // _SHARE
+    if hopeless < float("inf"):
+        reckoned = _SHARE * _shortest(dtype, kernel, few, 3, hopeless / _SHARE)
+        if reckoned > 4 * hopeless:
+            return reckoned
+    return _shortest(dtype, kernel, _SIZE[0], 7, hopeless)
+
+
+def _shortest(
+    dtype: torch.dtype, kernel: Kernel, num_tokens: int, tries: int, hopeless: float
+) -> float:
+    _, d_in, d_out = _SIZE
     x = torch.ones(num_tokens, d_in, dtype=dtype)
     dy = torch.ones(num_tokens, d_out, dtype=dtype)
     weight = torch.ones(d_out, d_in, dtype=dtype)
-    taken = []
+    taken: list[float] = []
     with torch.inference_mode():
-        for _ in range(7):
+        while len(taken) < tries:
             started = time.perf_counter()
             linear(x, weight, None, kernel)
             linear(dy, weight.t(), None, kernel)

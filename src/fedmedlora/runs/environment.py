@@ -23,11 +23,12 @@ _PACKAGES = (
     "pydantic",
     "zstandard",
 )
-_THREAD_VARIABLES = (
+_VARIABLES = (
     "OMP_NUM_THREADS",
     "OMP_WAIT_POLICY",
     "MKL_NUM_THREADS",
     "CUBLAS_WORKSPACE_CONFIG",
+    "GLIBC_TUNABLES",
 )
 
 
@@ -47,7 +48,7 @@ def describe_environment() -> dict[str, Any]:
         "num_cores": os.cpu_count(),
         "num_usable_cores": _num_usable_cores(),
         "memory_bytes": _memory_bytes(),
-        "thread_variables": {k: os.environ[k] for k in _THREAD_VARIABLES if k in os.environ},
+        "thread_variables": {k: os.environ[k] for k in _VARIABLES if k in os.environ},
         "packages": {name: v for name in _PACKAGES if (v := _version(name)) is not None},
     }
 
