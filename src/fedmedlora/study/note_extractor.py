@@ -85,8 +85,8 @@ def load_extractor(
     is_local = state.spec.revision.startswith("sha256-") and name not in PRESETS
     if model is None and is_local and not Path(name).expanduser().exists():
         raise ModelError(
-            f"{trained.folder}: was trained on the local base model {name}, which is not found "
-            "from here. Say where it is with --model."
+            f"{trained.folder}: was trained on the local base model {name}, which cannot be "
+            "found. Say where it is with --model."
         )
     observer.message(f"loading {name}")
     base = load_base(
