@@ -27,6 +27,7 @@ from fedmedlora.adapters.manifest import (
 )
 from fedmedlora.adapters.streaming import open_adapter
 from fedmedlora.core.errors import RunStoreError
+from fedmedlora.study.config import PromptConfig
 from fedmedlora.testing.adapters import random_adapter
 
 MANIFEST = Manifest(
@@ -113,6 +114,26 @@ def test_a_packed_adapter_without_its_manifest_is_refused(packed: Path) -> None:
         open_adapter(packed)
 
 
+@pytest.mark.parametrize("name", [PACKED_FILE, CONFIG_FILE])
+def test_a_packed_adapter_without_one_of_its_checksums_is_refused(packed: Path, name: str) -> None:
+    saved = json.loads((packed / MANIFEST_FILE).read_text("utf-8"))
+    del saved["files"][name]
+    (packed / MANIFEST_FILE).write_text(json.dumps(saved), "utf-8")
+
+    with pytest.raises(RunStoreError, match=r"incomplete; expected .* with the checksums of"):
+        load_adapter(packed)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "deep\\file", "C:file", ""])
+def test_a_manifest_names_files_of_its_own_folder_only(packed: Path, name: str) -> None:
+    saved = json.loads((packed / MANIFEST_FILE).read_text("utf-8"))
+    saved["files"][name] = "0" * 64
+    (packed / MANIFEST_FILE).write_text(json.dumps(saved), "utf-8")
+
+    with pytest.raises(RunStoreError, match="damaged, or written by another version, at files"):
+        read_manifest(packed)
+
+
 def test_numbers_without_a_scale_are_refused(packed: Path) -> None:
     stored = load_file(packed / PACKED_FILE)
     stored.pop(next(name for name in stored if name.endswith(".scale")))
@@ -133,7 +154,15 @@ def test_a_manifest_reads_back(packed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("version", 2), ("tasks", ["cooking"]), ("new", 1), ("prompt", {})]
+    ("key", "value"),
+    [
+        ("version", 2),
+        ("tasks", ["cooking"]),
+        ("new", 1),
+        ("prompt", {}),
+        ("prompt", {"format": "poem", "window_tokens": 40}),
+        ("prompt", {"format": "html", "window_tokens": 31}),
+    ],
 )
 def test_a_manifest_of_another_kind_is_refused_with_the_place(
     packed: Path, key: str, value: object
@@ -143,3 +172,14 @@ def test_a_manifest_of_another_kind_is_refused_with_the_place(
 
     with pytest.raises(RunStoreError, match=f"damaged, or written by another version, at {key}"):
         read_manifest(packed)
+
+
+def test_the_prompt_of_a_manifest_is_one_that_a_study_may_have() -> None:
+    ours, studys = PromptOfAdapter.model_fields, PromptConfig.model_fields
+
+    assert ours.keys() == studys.keys()
+    for key, field in ours.items():
+        assert (field.annotation, field.metadata) == (
+            studys[key].annotation,
+            studys[key].metadata,
+        ), key

@@ -81,6 +81,26 @@ def test_a_message_for_a_record_names_no_folder(place: str) -> None:
     )
 
 
+@pytest.mark.parametrize("mark", ["'", '"'])
+def test_a_folder_whose_name_has_a_blank_is_not_named_either(
+    mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quoted = OSError(f"cannot open {mark}/home/alice smith/models/x.gguf{mark}")
+    assert cause(quoted, folders=False) == f"OSError: cannot open {mark}x.gguf{mark}"
+
+    monkeypatch.setenv("HOME", "/home/alice smith")
+    bare = OSError("/home/alice smith/models/x.gguf: no such file; see /home/alice smithers")
+    told = cause(bare, folders=False)
+    assert told == "OSError: x.gguf: no such file; see alice smithers"
+
+
+def test_of_a_long_message_without_a_blank_the_beginning_is_told() -> None:
+    told = cause(OSError("x" * 500))
+
+    assert told.startswith("OSError: xxxx")
+    assert told.endswith("x ...")
+
+
 def test_of_an_error_near_notes_only_kind_and_place_are_told() -> None:
     try:
         int("Wilhelmina Ptarmigan")

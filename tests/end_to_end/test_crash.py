@@ -315,7 +315,7 @@ def test_changed_notes_and_another_base_model_are_noticed(
     called = call("study", "resume", run)
 
     what = "base model" if change == "model" else "notes"
-    refused(called, run, f"the {what} have changed since the run was started")
+    refused(called, run, f"the {what} changed after the run was started")
     assert fingerprints(run) == before
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import fedmedlora
 from fedmedlora.runs.environment import describe_environment
+from fedmedlora.runs.machine_cores import usable_cores
 from fedmedlora.runs.store import RunStore
 
 
@@ -49,6 +50,14 @@ def test_a_run_directory_gets_it_with_what_the_caller_adds(tmp_path: Path) -> No
     saved = store.read_json("environment.json")
     assert saved["num_threads"] == 2
     assert saved["packages"]
+
+
+def test_cores_are_counted_as_everywhere_else_within_what_the_user_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    assert describe_environment()["num_usable_cores"] == usable_cores() == 1
 
 
 def test_describing_the_environment_imports_no_tensor_library() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,16 @@ from fedmedlora.adapters.files import load_adapter, save_adapter
 from fedmedlora.adapters.manifest import MANIFEST_FILE, read_manifest
 from fedmedlora.cli.app import app
 from fedmedlora.cli.console import run_app
-from fedmedlora.core.errors import ConfigError, RunStoreError
+from fedmedlora.core.errors import ConfigError, ModelError, RunStoreError
 from fedmedlora.core.records import SilentObserver
 from fedmedlora.models.starter import STARTER_FOLDER, adapter_folder
 from fedmedlora.study.config import StudyConfig
+from fedmedlora.study.extraction_machine import Machine
 from fedmedlora.study.merged_manifest import manifest_of_merged
+from fedmedlora.study.note_extractor import load_extractor
 from fedmedlora.study.packing import pack_adapter
 from fedmedlora.study.run import start_study
-from fedmedlora.study.trained_adapter import find_adapter
+from fedmedlora.study.trained_adapter import find_adapter, manifest_of
 from fedmedlora.testing.adapters import random_adapter
 
 Small = Callable[..., StudyConfig]
@@ -40,7 +43,7 @@ def test_what_is_packed_is_used_as_in_its_run(run_path: Path, tmp_path: Path) ->
     done = pack_adapter(run_path, tmp_path / "packed", "A card.\n")
 
     of_run, packed = find_adapter(run_path), find_adapter(tmp_path / "packed")
-    for name in ("prompt", "base", "base_fingerprint", "tasks", "modifiers", "linked", "opening"):
+    for name in ("prompt", "base_fingerprint", "tasks", "modifiers", "linked", "opening"):
         assert getattr(packed, name) == getattr(of_run, name), name
     assert packed.opening == {"entities": 1.5, "relations": 1.5}
     assert packed.dtype == "auto"
@@ -69,9 +72,45 @@ def test_a_merged_adapter_is_used_as_its_parts(
 
     assert code == 0, capsys.readouterr().err
     merged, part = find_adapter(out), find_adapter(rounds[-1])
-    for name in ("prompt", "base", "base_fingerprint", "tasks", "modifiers", "linked", "opening"):
+    for name in ("prompt", "base_fingerprint", "tasks", "modifiers", "linked", "opening"):
         assert getattr(merged, name) == getattr(part, name), name
     assert not merged.doubt
+
+
+def test_the_place_of_a_local_base_model_does_not_travel_with_an_adapter(
+    run_path: Path, tmp_path: Path
+) -> None:
+    _, out = merge(sorted((run_path / "adapters").glob("round-*")), tmp_path / "merged")
+    place = find_adapter(run_path).base
+    assert place is not None
+    assert Path(place).is_absolute()
+
+    for path in out.iterdir():
+        assert str(Path(place).parent).encode() not in path.read_bytes(), path.name
+    assert find_adapter(out).base == Path(place).name
+
+
+@pytest.mark.parametrize("place", ["/home/alice smith/models/ours", r"C:\Users\alice\ours"])
+def test_a_place_on_another_machine_is_known_by_its_form(run_path: Path, place: str) -> None:
+    manifest = manifest_of(replace(find_adapter(run_path), base=place))
+
+    assert manifest is not None
+    assert "alice" not in manifest.model_dump_json()
+
+
+def test_an_adapter_of_a_local_base_model_that_is_not_here_asks_for_its_place(
+    run_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, out = merge(sorted((run_path / "adapters").glob("round-*")), tmp_path / "merged")
+    monkeypatch.chdir(tmp_path)
+    machine, trained = Machine("float32", "torch", "cpu"), find_adapter(out)
+
+    with pytest.raises(ModelError, match=r"local base model model, .* with --model\."):
+        load_extractor(trained, SilentObserver(), machine)
+    _, fingerprint = load_extractor(
+        trained, SilentObserver(), machine, model=find_adapter(run_path).base
+    )
+    assert fingerprint == trained.base_fingerprint
 
 
 def test_peft_loads_a_merged_folder_with_its_manifest(run_path: Path, tmp_path: Path) -> None:
@@ -150,7 +189,7 @@ def test_what_a_user_says_of_the_prompt_goes_before_what_is_known(run_path: Path
     assert found.asked_by("html", None).prompt.window_tokens == 40
 
 
-# The starter that comes along.
+# The starter that ships with the package.
 
 
 def test_starter_is_a_name_and_everything_else_a_path() -> None:

@@ -209,6 +209,53 @@ def test_sites_in_worker_processes_begin_from_the_start_too(
     assert adapter_of(beside).digest() == adapter_of(inside).digest()
 
 
+def test_a_run_that_is_the_start_may_get_another_round(
+    bare: Small, earlier: Path, run: Run, tmp_path: Path
+) -> None:
+    before = tmp_path / "before"
+    shutil.copytree(earlier, before)
+    path = run(bare(before))
+    whole = results(path)
+    (path / "scores.json").unlink()
+    rounds = before / "adapters"
+    shutil.copytree(rounds / "round-001", rounds / "round-002")
+    save_adapter(rounds / "round-002", zero(load_adapter(rounds / "round-002")))
+
+    resume_study(path, SilentObserver())
+
+    assert results(path) == whole
+
+
+def test_what_is_doubtful_about_a_start_is_told(bare: Small, earlier: Path, tmp_path: Path) -> None:
+    shutil.copytree(find_adapter(earlier).folder, tmp_path / "elsewhere")
+    said: list[str] = []
+
+    class Listener(SilentObserver):
+        def message(self, text: str) -> None:
+            said.append(text)
+
+    resolve(bare(earlier), Listener())
+    assert not any(text.startswith("start:") for text in said)
+    resolve(bare(tmp_path / "elsewhere"), Listener())
+
+    told = [text for text in said if text.startswith("start: ")]
+    assert len(told) == 1
+    assert "neither in a run directory nor beside a manifest" in told[0]
+    assert "[prompt] in a study file" in told[0]
+
+
+def test_a_run_whose_start_is_another_one_now_says_so_in_good_english(
+    bare: Small, earlier: Path, run: Run, tmp_path: Path
+) -> None:
+    shutil.copytree(earlier, tmp_path / "before")
+    path = run(bare(tmp_path / "before"))
+    folder = find_adapter(tmp_path / "before").folder
+    save_adapter(folder, zero(load_adapter(folder)))
+
+    with pytest.raises(RunStoreError, match="the start changed after the run was started"):
+        resume_study(path, SilentObserver())
+
+
 @pytest.mark.parametrize("change", ["other numbers", "another rank", "gone"])
 def test_a_run_is_not_resumed_from_another_start(
     bare: Small, earlier: Path, run: Run, tmp_path: Path, change: str

@@ -119,10 +119,11 @@ def load_adapter(folder: Path) -> AdapterState:
     path = weights_file(folder)
     tensors = _read_tensors(path)
     if path.name == PACKED_FILE:
-        if read_manifest(folder) is None:
+        manifest = read_manifest(folder)
+        if manifest is None or not manifest.files.keys() >= {PACKED_FILE, CONFIG_FILE}:
             raise RunStoreError(
-                f"{folder}: incomplete; expected {MANIFEST_FILE} with the checksums beside "
-                f"{PACKED_FILE}. Use an intact copy of the folder."
+                f"{folder}: incomplete; expected {MANIFEST_FILE} with the checksums of "
+                f"{PACKED_FILE} and {CONFIG_FILE}. Use an intact copy of the folder."
             )
         tensors = unpacked(tensors, path)
     spec = read_spec(folder, {tensor.dtype for tensor in tensors.values()})

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping  # noqa: TC003  # pydantic reads annotations at run time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from fedmedlora.core.errors import RunStoreError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MANIFEST_FILE = "fedmedlora_adapter.json"
+_NameInFolder = Annotated[str, StringConstraints(pattern=r"^[^/\\:]+$")]
 
 
 class PromptOfAdapter(BaseModel):
@@ -24,8 +25,8 @@ class PromptOfAdapter(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: str
-    window_tokens: int = Field(ge=1)
+    format: Literal["compact", "html"]
+    window_tokens: int = Field(ge=32)
 
 
 class Manifest(BaseModel):
@@ -55,7 +56,7 @@ class Manifest(BaseModel):
     modifiers: tuple[str, ...] = ()
     linked: bool = False
     opening: Mapping[Literal["entities", "relations"], float] = {}
-    files: Mapping[str, str] = {}
+    files: Mapping[_NameInFolder, str] = {}
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -24,7 +24,7 @@ def merge(
     folders: Annotated[
         list[str],
         typer.Argument(
-            metavar="DIR...", help="Adapter folders; starter: the one that comes along."
+            metavar="DIR...", help="Adapter folders; starter: the one that ships with the package."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the merged adapter.")],
@@ -72,7 +72,9 @@ def merge(
 def inspect(
     folder: Annotated[
         str,
-        typer.Argument(metavar="DIR", help="An adapter folder; starter: the one that comes along."),
+        typer.Argument(
+            metavar="DIR", help="An adapter folder; starter: the one that ships with the package."
+        ),
     ],
     against: Annotated[
         str | None, typer.Option(metavar="DIR", help="Another one, to be compared with.")

@@ -34,8 +34,8 @@ def extract(
         typer.Option(
             "--adapter",
             metavar="DIR",
-            help="A run directory or an adapter folder; starter: the one that comes along, trained "
-            "on public literature.",
+            help="A run directory or an adapter folder; starter: the one that ships with the "
+            "package, trained on public literature.",
         ),
     ] = STARTER,
     out: Annotated[

@@ -6,13 +6,18 @@ lines, ids and offsets only. Note text never enters a message: messages reach lo
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import PurePath
 from traceback import extract_tb
 
 _MOST_CHARACTERS = 400
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
-_FOLDERS = re.compile(r"(?<![\w:/])(?:~|[A-Za-z]:)?[\\/][^\s'\"]*[\\/]")
+_ROOT = r"(?:~|[A-Za-z]:)?[\\/]"
+# In quotation marks a path may hold blanks; elsewhere nothing tells them from the end of it.
+_FOLDERS = re.compile(
+    rf"""(?<='){_ROOT}[^']*[\\/]|(?<="){_ROOT}[^"]*[\\/]|(?<![\w:/]){_ROOT}[^\s'"]*[\\/]"""
+)
 _QUERY = re.compile(r"(?<=\S)\?[^\s'\")>]*=[^\s'\")>]*")
 
 
@@ -62,7 +67,7 @@ def cause(error: BaseException, *, folders: bool = True) -> str:
     Only where the library has not seen any note: it may put into the text what it was given.
     Without `folders`, paths are cut down to file names, as a run's record must not name a user.
     """
-    text = one_line(str(error) if folders else _FOLDERS.sub("", str(error)))
+    text = one_line(str(error) if folders else _without_folders(str(error)))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -71,7 +76,13 @@ def one_line(text: str) -> str:
     line = " ".join(_QUERY.sub("?***", _CREDENTIALS.sub("***@", text)).split()).rstrip(".")
     if len(line) <= _MOST_CHARACTERS:
         return line
-    return line[:_MOST_CHARACTERS].rpartition(" ")[0] + " ..."
+    head = line[:_MOST_CHARACTERS]
+    return (head.rpartition(" ")[0] or head) + " ..."
+
+
+def _without_folders(text: str) -> str:
+    home = os.path.expanduser("~")  # noqa: PTH111  # Path's raises where there is none
+    return _FOLDERS.sub("", text.replace(home + os.sep, "~" + os.sep))
 
 
 def kind_and_place(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fedmedlora
+from fedmedlora.runs.machine_cores import usable_cores
 
 _PACKAGES = (
     "numpy",
@@ -46,7 +47,7 @@ def describe_environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": _cpu_model(),
         "num_cores": os.cpu_count(),
-        "num_usable_cores": _num_usable_cores(),
+        "num_usable_cores": usable_cores(),
         "memory_bytes": _memory_bytes(),
         "thread_variables": {k: os.environ[k] for k in _VARIABLES if k in os.environ},
         "packages": {name: v for name in _PACKAGES if (v := _version(name)) is not None},
@@ -67,12 +68,6 @@ def _cpu_model() -> str:
         return platform.processor()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
-
-
-def _num_usable_cores() -> int | None:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
 
 
 def _memory_bytes() -> int | None:

@@ -165,7 +165,7 @@ def extract_to(
     settings["base_model"] = fingerprint
     if found:
         refuse_other_settings(request.out, found, settings)
-        observer.message(f"going on behind {counted(found.num_notes, 'note')} done before")
+        observer.message(f"continuing after the {counted(found.num_notes, 'note')} already done")
     done = done.model_copy(update={"settings": settings})
     request.out.mkdir(parents=True, exist_ok=True)
     with exclusive(request.out):

@@ -96,7 +96,7 @@ class NoteInputs:
             if out.resolve().is_relative_to(folder.resolve()):
                 raise ConfigError(
                     f"{out}: lies inside the input {folder}; expected a folder beside it, so that "
-                    "what is written is not read as notes."
+                    "what is written is not read as notes. Name one with --out."
                 )
 
     def count(self) -> int | None:

@@ -9,6 +9,7 @@ import torch
 
 from fedmedlora.core.errors import ConfigError
 from fedmedlora.models.dtype import choose_dtype
+from fedmedlora.runs.machine_cores import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,7 +48,7 @@ def choose_machine(
 ) -> Machine:
     """What is asked for, else what was used before, else what suits the adapter and this machine.
 
-    The number of threads is set at once.
+    The number of threads is set at once: by default as many as torch takes and may use.
 
     Args:
         wanted: What the user asks for.
@@ -58,8 +59,8 @@ def choose_machine(
     Raises:
         ConfigError: A GPU is asked for and there is none.
     """
-    if wanted.threads is not None:
-        torch.set_num_threads(wanted.threads)
+    # torch knows the cores, but not that a container may have less of their time.
+    torch.set_num_threads(wanted.threads or min(torch.get_num_threads(), usable_cores()))
     device = _device(wanted.device, before)
     if before is not None and wanted.dtype in ("auto", before.get("dtype")):
         return Machine(before["dtype"], before.get("kernel", "torch"), device)

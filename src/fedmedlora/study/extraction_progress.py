@@ -79,7 +79,8 @@ def find_progress(out: Path, *, resume: bool) -> Progress | None:
     if not path.is_file():
         missing = f" and without {PROGRESS_FILE} to go on from" if resume else ""
         raise ConfigError(
-            f"{out}: not empty{missing}; expected a new folder, so that no notes are lost."
+            f"{out}: not empty{missing}; expected a new folder, so that no notes are lost. Name "
+            "one with --out."
         )
     try:
         found = Progress.model_validate_json(path.read_bytes())
@@ -88,11 +89,13 @@ def find_progress(out: Path, *, resume: bool) -> Progress | None:
             f"{path}: damaged, or written by another version. Extract into a new folder."
         ) from None
     if found.finished and not resume:
-        raise ConfigError(f"{out}: not empty, holds a finished extraction. Name a new folder.")
+        raise ConfigError(
+            f"{out}: not empty, holds a finished extraction. Name a new folder with --out."
+        )
     if not resume:
         raise ConfigError(
             f"{out}: not empty, holds an interrupted extraction. Go on with it by the same command "
-            "with --resume, or name a new folder."
+            "with --resume, or name a new folder with --out."
         )
     return found
 
@@ -128,7 +131,7 @@ def skip_finished(out: Path, done: Progress, notes: Iterator[Document]) -> None:
     if digest != done.notes_sha256 or is_longer:
         raise RunStoreError(
             f"{out}: the inputs have changed: they no longer begin with the "
-            f"{counted(done.num_notes, 'note')} done before, or others came behind the last one. "
+            f"{counted(done.num_notes, 'note')} done before, or others came after the last one. "
             "Restore them, or extract into a new folder."
         )
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from fedmedlora.adapters.files import load_adapter
-from fedmedlora.core.errors import AdapterMismatchError
+from fedmedlora.core.errors import AdapterMismatchError, ModelError
 from fedmedlora.core.records import SilentObserver
 from fedmedlora.inference.decoders import make_decoder
 from fedmedlora.inference.extractor import Extractor
 from fedmedlora.inference.relation_extractor import RelationExtractor
+from fedmedlora.models.catalog import PRESETS
 from fedmedlora.models.load import load_base
 from fedmedlora.models.lora import merged
 from fedmedlora.prompts.registry import get_format
@@ -80,6 +82,12 @@ def load_extractor(
     """
     state = load_adapter(trained.folder)
     name = model or trained.base or state.spec.base_model
+    is_local = state.spec.revision.startswith("sha256-") and name not in PRESETS
+    if model is None and is_local and not Path(name).expanduser().exists():
+        raise ModelError(
+            f"{trained.folder}: was trained on the local base model {name}, which cannot be "
+            "found. Say where it is with --model."
+        )
     observer.message(f"loading {name}")
     base = load_base(
         name,

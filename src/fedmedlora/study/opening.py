@@ -24,9 +24,9 @@ OPENING = "opening.json"
 def open_bonus(prepared: Prepared, arm: Arm, adapter: AdapterState | None, task: Task) -> float:
     """The bonus of the arm's opening tags in this task.
 
-    `auto` looks at validation notes of the sites that the arm was trained on, for the start, which
-    no site trained, at those of all. A site would tell how
-    far each place is from opening and whether it should, no text; test notes are not looked at.
+    `auto` looks at the validation notes of the sites that the arm was trained on; for the start,
+    which no site of the study trained, at those of all sites. A site would tell how far each place
+    is from opening a tag and whether it should open one, no text; test notes are not looked at.
     """
     wanted = prepared.config.evaluation.open_bonus
     if wanted != "auto":

@@ -105,7 +105,7 @@ def resolve_here(config: StudyConfig, observer: Observer) -> tuple[StudyConfig, 
     Raises:
         ConfigError: The machine has no GPU, but the study asks for one.
     """
-    config = with_start(config)
+    config = with_start(config, observer.message)
     filled: dict[str, Any] = {}
     model = config.model
     if Path(model.base).expanduser().exists() and model.base not in PRESETS:

@@ -91,7 +91,8 @@ def resume_study(
     `started` is told the directory once it is known that the run can be gone on with.
 
     Raises:
-        RunStoreError: It is no run, damaged, in use, or its notes or base model have changed.
+        RunStoreError: It is no run, damaged or in use, or its notes, base model or start have
+            changed.
         FedMedLoRAError: As for `start_study`.
     """
     store = RunStore.open(path)
@@ -103,8 +104,8 @@ def resume_study(
         for key, what in CHECKED.items():
             if saved.get(key) != found.get(key):
                 raise RunStoreError(
-                    f"{path}: the {what} have changed since the run was started; a resumed run "
-                    "would mix two studies. Restore them, or start a new run."
+                    f"{path}: the {what} changed after the run was started; a resumed run would "
+                    "mix two studies. Undo the change, or start a new run."
                 )
         started(path)
         _Run(prepared, store, observer).finish()

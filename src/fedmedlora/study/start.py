@@ -15,6 +15,8 @@ from fedmedlora.models.starter import STARTER, adapter_folder
 from fedmedlora.study.trained_adapter import find_adapter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fedmedlora.models.load import BaseModel
     from fedmedlora.study.config import StudyConfig
     from fedmedlora.study.trained_adapter import Trained
@@ -77,8 +79,11 @@ def faults_of_start(config: StudyConfig) -> list[str]:
     return faults
 
 
-def with_start(config: StudyConfig) -> StudyConfig:
+def with_start(config: StudyConfig, say: Callable[[str], None] = lambda _: None) -> StudyConfig:
     """The study with what its start decides filled in: the adapter's shape and the prompt.
+
+    Where the start is a run, so is the round: the run may get another one before this study ends.
+    `say` is told what a user should know of the start.
 
     Raises:
         ConfigError: The start, or what the study says beside it, has faults.
@@ -94,7 +99,12 @@ def with_start(config: StudyConfig) -> StudyConfig:
         update={"rank": spec.rank, "alpha": spec.alpha, "target_modules": spec.target_modules}
     )
     stated = {key: getattr(config.prompt, key) for key in config.prompt.model_fields_set}
-    return config.model_copy(update={"lora": lora, "prompt": prompt.model_copy(update=stated)})
+    filled: dict[str, object] = {"lora": lora, "prompt": prompt.model_copy(update=stated)}
+    if config.start != STARTER:
+        filled["start"] = str(start.trained.folder.resolve())
+    if start.trained.doubt:
+        say(f"start: {start.trained.doubt}")
+    return config.model_copy(update=filled)
 
 
 def started_from(name: str, base: BaseModel) -> AdapterState:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Literal
 
 from fedmedlora.adapters.files import CONFIG_FILE, weights_file
 from fedmedlora.adapters.manifest import Manifest, PromptOfAdapter, read_manifest
+from fedmedlora.adapters.streaming import open_adapter
 from fedmedlora.core.errors import RunStoreError
 from fedmedlora.federation.checkpoint import Checkpoint
 from fedmedlora.models.fetch import file_sha256
@@ -80,7 +82,8 @@ def find_adapter(path: Path) -> Trained:
             None,
             doubt="the adapter is neither in a run directory nor beside a manifest: assuming that "
             f"it was trained for entities alone with the prompt {prompt.format} and "
-            f"{prompt.window_tokens} tokens a window; --prompt and --window-tokens say otherwise",
+            f"{prompt.window_tokens} tokens a window; say otherwise with --prompt and "
+            "--window-tokens, or below [prompt] in a study file",
         )
     if (path / "config.json").is_file():
         checkpoint = Checkpoint(path / "adapters")
@@ -130,11 +133,19 @@ def _of_manifest(folder: Path, manifest: Manifest) -> Trained:
 
 
 def manifest_of(trained: Trained) -> Manifest | None:
-    """What a folder with this adapter needs beside it; None if too little is known."""
+    """What a folder with this adapter needs beside it; None if too little is known.
+
+    The folder may go anywhere: of a base model on this machine it has the name, not the place.
+
+    Raises:
+        RunStoreError: The adapter is damaged.
+        AdapterMismatchError: It is of a kind that we would compute wrongly.
+    """
     if trained.base is None:
         return None
+    is_place = any(kind(trained.base).is_absolute() for kind in (PurePosixPath, PureWindowsPath))
     return Manifest(
-        base=trained.base,
+        base=open_adapter(trained.folder).spec.base_model if is_place else trained.base,
         base_fingerprint=trained.base_fingerprint,
         prompt=PromptOfAdapter.model_validate(trained.prompt.model_dump()),
         dtype=_dtype(trained.dtype),

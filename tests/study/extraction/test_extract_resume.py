@@ -239,6 +239,19 @@ def test_standard_input_is_gone_on_with_when_it_is_given_again(
     assert files_in(cut.out) == files_in(whole.out)
 
 
+def test_how_many_notes_were_done_already_is_told(stopped: ExtractionRequest) -> None:
+    said: list[str] = []
+
+    class Listener(SilentObserver):
+        def message(self, text: str) -> None:
+            said.append(text)
+
+    num_done = progress_in(stopped.out)["num_notes"]
+    extract_to(replace(stopped, resume=True), Listener())
+
+    assert f"continuing after the {num_done} notes already done" in said
+
+
 def test_a_bad_line_on_standard_input_can_be_repaired_and_gone_on_behind(
     notes: list[Document], marker: Any, request_of: RequestOf, tmp_path: Path
 ) -> None:
@@ -382,7 +395,7 @@ def test_nothing_is_left_to_do_when_it_is_finished(
         k: v for k, v in first.items() if k not in timing
     }
     write_jsonl(tmp_path / "notes.jsonl", [*notes, Document("one more", "pain")])
-    assert "others came behind" in refused(lambda: resumed(request), RunStoreError)
+    assert "others came after the last one" in refused(lambda: resumed(request), RunStoreError)
 
 
 def test_a_folder_with_an_extraction_is_not_written_to_without_asking(
@@ -392,7 +405,8 @@ def test_a_folder_with_an_extraction_is_not_written_to_without_asking(
     assert "interrupted extraction. Go on with it by the same command with --resume" in told
 
     resumed(stopped)
-    assert "holds a finished extraction" in refused(lambda: run(stopped), ConfigError)
+    told = refused(lambda: run(stopped), ConfigError)
+    assert "holds a finished extraction. Name a new folder with --out." in told
 
 
 def test_resume_where_nothing_was_begun_begins(

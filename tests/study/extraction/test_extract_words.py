@@ -150,6 +150,20 @@ def test_what_is_asked_for_is_taken_and_a_resumed_extraction_keeps_what_it_had(
     assert choose_machine(MachineRequest(), "auto", before.to_json(), SilentObserver()) == before
 
 
+@pytest.mark.parametrize(("asked", "taken"), [(None, 2), (5, 5)])
+def test_without_a_word_on_threads_the_quota_of_a_container_counts(
+    asked: int | None, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr("torch.get_num_threads", lambda: 64)
+    monkeypatch.setattr("torch.set_num_threads", chosen.append)
+    monkeypatch.setattr(extraction_machine, "usable_cores", lambda: 2)
+
+    choose_machine(MachineRequest(asked, "cpu"), "float32", None, SilentObserver())
+
+    assert chosen == [taken]
+
+
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
