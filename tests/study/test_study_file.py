@@ -454,3 +454,18 @@ def test_a_label_that_is_misspelt_in_a_card_is_told_with_its_line(minimal: Path)
 
     assert "corpus.toml:3: annotated_labels names 'problm'" in fault
     assert fault.endswith("Did you mean 'problem'?")
+
+
+@pytest.mark.parametrize("role", ["internal", "training", "site", "extern"])
+def test_roles_and_labels_that_a_study_has_no_use_for_are_no_faults_of_it(
+    minimal: Path, role: str
+) -> None:
+    note = Document("n1", "aspirin", (Entity.at("T1", "drug", 0, 7),))
+    texts = [replace(note, id=f"n{i}", text=f"aspirin {i}") for i in range(9)]
+    write_jsonl(minimal.parent / "north" / "d.jsonl", texts)
+    labels = ("drug", "indication", "value", "dose", "Age")
+    write_card(minimal.parent / "north", CorpusCard("north", "d.jsonl", labels, role=role))
+
+    (site,) = load_notes(load_study(minimal, [BRAT])).sites
+
+    assert site.labels == ("drug",)
