@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fedmedlora.adapters.files import load_adapter, save_adapter
+from fedmedlora.adapters.files import CONFIG_FILE, load_adapter, save_adapter
 from fedmedlora.adapters.manifest import MANIFEST_FILE, read_manifest
 from fedmedlora.cli.app import app
 from fedmedlora.cli.console import run_app
@@ -19,7 +21,7 @@ from fedmedlora.study.config import StudyConfig
 from fedmedlora.study.merged_manifest import manifest_of_merged
 from fedmedlora.study.packing import pack_adapter
 from fedmedlora.study.run import start_study
-from fedmedlora.study.trained_adapter import find_adapter
+from fedmedlora.study.trained_adapter import find_adapter, manifest_of
 from fedmedlora.testing.adapters import random_adapter
 
 Small = Callable[..., StudyConfig]
@@ -40,7 +42,7 @@ def test_what_is_packed_is_used_as_in_its_run(run_path: Path, tmp_path: Path) ->
     done = pack_adapter(run_path, tmp_path / "packed", "A card.\n")
 
     of_run, packed = find_adapter(run_path), find_adapter(tmp_path / "packed")
-    for name in ("prompt", "base", "base_fingerprint", "tasks", "modifiers", "linked", "opening"):
+    for name in ("prompt", "base_fingerprint", "tasks", "modifiers", "linked", "opening"):
         assert getattr(packed, name) == getattr(of_run, name), name
     assert packed.opening == {"entities": 1.5, "relations": 1.5}
     assert packed.dtype == "auto"
@@ -69,9 +71,49 @@ def test_a_merged_adapter_is_used_as_its_parts(
 
     assert code == 0, capsys.readouterr().err
     merged, part = find_adapter(out), find_adapter(rounds[-1])
-    for name in ("prompt", "base", "base_fingerprint", "tasks", "modifiers", "linked", "opening"):
+    for name in ("prompt", "base_fingerprint", "tasks", "modifiers", "linked", "opening"):
         assert getattr(merged, name) == getattr(part, name), name
     assert not merged.doubt
+
+
+def test_no_path_of_the_machine_that_trained_an_adapter_travels_with_it(
+    run_path: Path, tmp_path: Path
+) -> None:
+    rounds = sorted((run_path / "adapters").glob("round-*"))
+    base = find_adapter(run_path).base
+    assert base is not None
+    assert Path(base).is_absolute()
+
+    code, out = merge(rounds, tmp_path / "merged")
+    pack_adapter(run_path, tmp_path / "packed", "A card.\n")
+
+    assert code == 0
+    for folder in (out, tmp_path / "packed"):
+        assert find_adapter(folder).base == load_adapter(rounds[0]).spec.base_model
+        for file in (MANIFEST_FILE, CONFIG_FILE):
+            assert str(Path(base).parent) not in (folder / file).read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "base", ["/home/alice.smith/models/hospital-llm", r"C:\Users\alice.smith\hospital-llm"]
+)
+def test_a_base_model_that_is_not_there_any_more_goes_by_its_short_name_too(
+    run_path: Path, base: str
+) -> None:
+    trained = replace(find_adapter(run_path), base=base)
+
+    manifest = manifest_of(trained)
+
+    assert manifest is not None
+    assert manifest.base == load_adapter(trained.folder).spec.base_model
+    assert "alice" not in manifest.model_dump_json()
+
+
+def test_a_base_model_of_the_catalog_or_the_hub_keeps_its_name(run_path: Path) -> None:
+    for name in ("smollm2-135m", "org/model-1.5B"):
+        manifest = manifest_of(replace(find_adapter(run_path), base=name))
+        assert manifest is not None
+        assert manifest.base == name
 
 
 def test_peft_loads_a_merged_folder_with_its_manifest(run_path: Path, tmp_path: Path) -> None:
@@ -128,8 +170,6 @@ def test_a_weights_file_that_was_put_under_an_old_manifest_is_refused(
 def test_a_run_that_is_not_finished_says_which_round_is_used(
     run_path: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     copy = tmp_path / "unfinished"
     shutil.copytree(run_path, copy)
     (copy / "scores.json").unlink()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Literal
 
 from fedmedlora.adapters.files import CONFIG_FILE, weights_file
 from fedmedlora.adapters.manifest import Manifest, PromptOfAdapter, read_manifest
+from fedmedlora.adapters.streaming import open_adapter
 from fedmedlora.core.errors import RunStoreError
 from fedmedlora.federation.checkpoint import Checkpoint
 from fedmedlora.models.fetch import file_sha256
@@ -130,11 +132,23 @@ def _of_manifest(folder: Path, manifest: Manifest) -> Trained:
 
 
 def manifest_of(trained: Trained) -> Manifest | None:
-    """What a folder with this adapter needs beside it; None if too little is known."""
-    if trained.base is None:
+    """What a folder with this adapter needs beside it; None if too little is known.
+
+    A base model that lies on this machine goes by its short name: its path may name a person, and
+    leads nowhere on another machine.
+
+    Raises:
+        RunStoreError: The adapter is damaged.
+        AdapterMismatchError: It is of a kind that we would compute wrongly.
+    """
+    base = trained.base
+    if base is None:
         return None
+    # Not `is_path`, which looks whether the path exists: the adapter may have moved without it.
+    if PurePosixPath(base).is_absolute() or PureWindowsPath(base).is_absolute():
+        base = open_adapter(trained.folder).spec.base_model
     return Manifest(
-        base=trained.base,
+        base=base,
         base_fingerprint=trained.base_fingerprint,
         prompt=PromptOfAdapter.model_validate(trained.prompt.model_dump()),
         dtype=_dtype(trained.dtype),
