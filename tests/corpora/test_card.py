@@ -84,8 +84,18 @@ def test_a_misspelt_key_is_told_with_the_right_one_and_not_as_a_missing_one(tmp_
 
 @pytest.mark.parametrize(
     "own",
-    ["num_patients", "num_notes", "num_sentences", "num_entries", "labels", "entities"]
-    + ["document_type", "documents_url", "relations", "site"],
+    [
+        "num_patients",
+        "num_notes",
+        "num_sentences",
+        "num_entries",
+        "labels",
+        "entities",
+        "document_type",
+        "documents_url",
+        "relations",
+        "site",
+    ],
 )
 def test_a_key_of_ones_own_is_passed_over_however_like_ours_it_sounds(tmp_path, own):
     path = tmp_path / "corpus.toml"

@@ -146,6 +146,7 @@ def test_one_site_alone_is_told_that_it_is_no_federation(tmp_path: Path) -> None
     assert "one training site only" in text
     assert "a score on one note can show nothing" in text
     assert "there is no held-out cohort" in text
+    assert "To add one, remove the # from these three lines:" in text
     assert "(fedmedlora-plus) is left out: it needs at least two sites" in text
     assert len(load_notes(load_study(tmp_path / "study.toml")).sites[0].validation) == 1
 
@@ -203,8 +204,8 @@ def test_names_that_a_study_does_not_take_are_changed(tmp_path: Path) -> None:
     assert study.name == "my-study"
     text = (tmp_path / "my study.toml").read_text("utf-8")
     assert "# What its runs and its report are called.\n" in text
-    commands = [shlex.split(line.split("   ")[1]) for line in text.splitlines() if "#   fed" in line]
-    assert [words[3] for words in commands] == ["my study.toml"] * 2
+    commands = [line.split("   ")[1] for line in text.splitlines() if "#   fed" in line]
+    assert [shlex.split(command)[3] for command in commands] == ["my study.toml"] * 2
     assert [site.name for site in study.sites] == ["St.-Mary-s-ICU", "pooled-2", "pooled-3"]
 
 

@@ -14,11 +14,13 @@ from fedmedlora.adapters.files import CONFIG_FILE, load_adapter, save_adapter
 from fedmedlora.adapters.manifest import MANIFEST_FILE, read_manifest
 from fedmedlora.cli.app import app
 from fedmedlora.cli.console import run_app
-from fedmedlora.core.errors import ConfigError, RunStoreError
+from fedmedlora.core.errors import ConfigError, ModelError, RunStoreError
 from fedmedlora.core.records import SilentObserver
 from fedmedlora.models.starter import STARTER_FOLDER, adapter_folder
 from fedmedlora.study.config import StudyConfig
+from fedmedlora.study.extraction_machine import Machine
 from fedmedlora.study.merged_manifest import manifest_of_merged
+from fedmedlora.study.note_extractor import load_extractor
 from fedmedlora.study.packing import pack_adapter
 from fedmedlora.study.run import start_study
 from fedmedlora.study.trained_adapter import find_adapter, manifest_of
@@ -107,6 +109,20 @@ def test_a_base_model_that_is_not_there_any_more_goes_by_its_short_name_too(
     assert manifest is not None
     assert manifest.base == load_adapter(trained.folder).spec.base_model
     assert "alice" not in manifest.model_dump_json()
+
+
+def test_who_uses_an_adapter_of_a_local_base_model_is_asked_where_that_is(
+    run_path: Path, tmp_path: Path
+) -> None:
+    place = find_adapter(run_path).base
+    _, out = merge(sorted((run_path / "adapters").glob("round-*")), tmp_path / "merged")
+    machine = Machine("float32", "torch", "cpu")
+
+    with pytest.raises(ModelError, match=r"only its name travels .* with --model\.$"):
+        load_extractor(find_adapter(out), SilentObserver(), machine)
+
+    _, fingerprint = load_extractor(find_adapter(out), SilentObserver(), machine, model=place)
+    assert fingerprint == find_adapter(out).base_fingerprint
 
 
 def test_a_base_model_of_the_catalog_or_the_hub_keeps_its_name(run_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_an_override_of_nothing_is_a_fault(minimal: Path, override: str, reason:
         ("sites=3", "sites: expected tables, each below a line [[sites]], got 3"),
         (
             'strategies="fedavg"',
-            "expected tables, each below a line [[strategies]], got \"fedavg\". Write "
+            'expected tables, each below a line [[strategies]], got "fedavg". Write '
             '[[strategies]], and below it name = "fedavg".',
         ),
         ('strategies="fedprx"', 'Write [[strategies]], and below it name = "fedprox".'),

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedmedlora.adapters.files import load_adapter
-from fedmedlora.core.errors import AdapterMismatchError
+from fedmedlora.core.errors import AdapterMismatchError, ModelError
 from fedmedlora.core.records import SilentObserver
 from fedmedlora.inference.decoders import make_decoder
 from fedmedlora.inference.extractor import Extractor
 from fedmedlora.inference.relation_extractor import RelationExtractor
-from fedmedlora.models.load import load_base
+from fedmedlora.models.catalog import PRESETS
+from fedmedlora.models.load import is_path, load_base
 from fedmedlora.models.lora import merged
 from fedmedlora.prompts.registry import get_format
 from fedmedlora.prompts.relation_formats import get_relation_format
@@ -75,11 +76,18 @@ def load_extractor(
 
     Raises:
         RunStoreError: The adapter is damaged.
-        ModelError: The base model cannot be loaded.
+        ModelError: The base model cannot be loaded, or it is a local one and nobody says where.
         AdapterMismatchError: The adapter is for another base model.
     """
     state = load_adapter(trained.folder)
     name = model or trained.base or state.spec.base_model
+    is_local = state.spec.revision.startswith("sha256-") and name not in PRESETS
+    if model is None and is_local and not is_path(name):
+        # No hub is asked for a name that only the machine of the training knows.
+        raise ModelError(
+            f"{trained.folder}: was trained on a local base model, {name}, and only its name "
+            "travels with the adapter. Say where the model is with --model."
+        )
     observer.message(f"loading {name}")
     base = load_base(
         name,
