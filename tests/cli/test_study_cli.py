@@ -100,6 +100,20 @@ def test_resume_of_a_finished_run_prints_it_and_writes_its_report_anew(
     assert (run / "report.html").is_file()
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("choose", "Time limit in minutes."), ("new", "Without it, sites give a few.")],
+)
+def test_help_says_what_an_option_is_in_plain_words(
+    command: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    assert call("study", command, "--help") == 0
+
+    assert words in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize("command", ["check", "run"])
 def test_a_study_file_that_is_not_there_is_wrong_usage(command: str, tmp_path, capsys) -> None:
     assert call("study", command, tmp_path / "none.toml") == 2

@@ -82,6 +82,37 @@ def test_a_misspelt_key_is_told_with_the_right_one_and_not_as_a_missing_one(tmp_
     )
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        "num_patients",
+        "num_notes",
+        "num_sentences",
+        "num_entries",
+        "labels",
+        "entities",
+        "document_type",
+        "documents_url",
+        "relations",
+        "site",
+    ],
+)
+def test_a_key_of_ones_own_is_passed_over_however_like_ours_it_sounds(tmp_path, own):
+    path = tmp_path / "corpus.toml"
+    card = 'name = "x"\ndocuments = "d.jsonl"\nannotated_labels = ["drug"]\n'
+    path.write_text(f"{card}{own} = 30\n")
+
+    assert load_card(path) == CorpusCard("x", "d.jsonl", ("drug",))
+
+
+def test_a_key_that_is_there_is_not_meant_by_another(tmp_path):
+    path = tmp_path / "corpus.toml"
+    card = 'name = "x"\ndocuments = "d.jsonl"\nannotated_labels = ["drug"]\n'
+    path.write_text(f'{card}names = ["x", "y"]\n')
+
+    assert load_card(path).name == "x"
+
+
 @pytest.mark.parametrize("raw", [b"name = ", b'name = "caf\xe9"', b"\xff\xfe"])
 def test_a_card_that_is_not_toml_is_refused_by_name(tmp_path, raw):
     path = tmp_path / "corpus.toml"

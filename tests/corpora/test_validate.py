@@ -131,7 +131,12 @@ def test_a_misspelt_relation_or_role_in_the_card_is_one_fault_of_its_line(tmp_pa
     )
     assert (relation.line, role.line) == (5, 3)
     assert "Did you mean 'external'?" in role.reason
-    card_of(tmp_path, ("drug", "frequency"), role="assertions")
+
+
+@pytest.mark.parametrize("role", ["assertions", "internal", "training", "site", "test"])
+def test_a_role_of_ones_own_is_no_fault_of_a_card(tmp_path, role):
+    card_of(tmp_path, ("drug", "frequency"), role=role)
+
     assert validate(tmp_path, default_schema()).faults == ()
 
 

@@ -221,7 +221,7 @@ def test_a_model_that_cannot_be_planned_for_is_studied_all_the_same(
 
     plan = check_study(small(), SilentObserver())
     assert plan["memory"] is None
-    assert "memory: cannot be told before for this model" in plan_lines(plan)
+    assert "memory: cannot be estimated in advance for this model" in plan_lines(plan)
     path = run(small())
     assert (path / "scores.json").exists()
     assert json.loads((path / "environment.json").read_text("utf-8"))["memory_plan"] is None

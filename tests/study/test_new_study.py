@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_a_file_that_is_there_is_never_overwritten(tmp_path: Path, hospitals: Pa
     out = tmp_path / "study.toml"
     out.write_text("mine", "utf-8")
 
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="already exists; it was left unchanged"):
         write_new_study(out, [hospitals])
 
     assert out.read_text("utf-8") == "mine"
@@ -145,6 +146,7 @@ def test_one_site_alone_is_told_that_it_is_no_federation(tmp_path: Path) -> None
     assert "one training site only" in text
     assert "a score on one note can show nothing" in text
     assert "there is no held-out cohort" in text
+    assert "To add one, remove the # from these three lines:" in text
     assert "(fedmedlora-plus) is left out: it needs at least two sites" in text
     assert len(load_notes(load_study(tmp_path / "study.toml")).sites[0].validation) == 1
 
@@ -156,6 +158,7 @@ def test_too_few_notes_for_any_study_are_told_and_nothing_is_written(tmp_path: P
         write_new_study(tmp_path / "study.toml", [tmp_path / "north.jsonl"])
 
     assert "site north: has no test note" in str(caught.value)
+    assert "A site needs notes of two patients" in str(caught.value)
     assert not (tmp_path / "study.toml").exists()
 
 
@@ -199,18 +202,63 @@ def test_names_that_a_study_does_not_take_are_changed(tmp_path: Path) -> None:
 
     study = load_study(tmp_path / "my study.toml")
     assert study.name == "my-study"
+    text = (tmp_path / "my study.toml").read_text("utf-8")
+    assert "# What its runs and its report are called.\n" in text
+    commands = [line.split("   ")[1] for line in text.splitlines() if "#   fed" in line]
+    assert [shlex.split(command)[3] for command in commands] == ["my study.toml"] * 2
     assert [site.name for site in study.sites] == ["St.-Mary-s-ICU", "pooled-2", "pooled-3"]
 
 
+def test_a_folder_without_a_card_gives_a_site_its_name_whatever_its_file_is_called(
+    tmp_path: Path,
+) -> None:
+    files = {"north": "documents.jsonl", "south": "notes.jsonl", "east": "documents.jsonl.gz"}
+    for folder, file in (*files.items(), ("west", "notes.jsonl")):
+        write_jsonl(tmp_path / folder / file, notes("drug"))
+    sites = [tmp_path / name for name in files]
+
+    written = write_new_study(tmp_path / "study.toml", sites, [tmp_path / "west"])
+
+    study = load_study(tmp_path / "study.toml")
+    assert [site.name for site in study.sites] == ["north", "south", "east"]
+    assert [cohort.name for cohort in study.cohorts] == ["west"]
+    assert [part.num_notes for part in written.sites] == [9, 9, 9]
+    assert [site.name for site in load_notes(study).sites] == ["north", "south", "east"]
+
+
+def test_notes_for_the_server_of_one_site_are_told_to_be_of_no_use(tmp_path: Path) -> None:
+    for name in ("north", "public"):
+        write_jsonl(tmp_path / f"{name}.jsonl", notes("drug"))
+
+    written = write_new_study(
+        tmp_path / "study.toml", [tmp_path / "north.jsonl"], server=[tmp_path / "public.jsonl"]
+    )
+
+    assert "--server-notes is not used: Fed-MedLoRA+ needs at least two sites." in written.warnings
+    assert written.to_json()["server_notes"] == []
+    assert load_study(tmp_path / "study.toml").server_notes is None
+
+
+def test_advice_on_too_few_notes_is_given_for_too_few_notes_only(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "north" / "d.jsonl", notes("drug"))
+    write_card(tmp_path / "north", CorpusCard("north", "d.jsonl", ("drug", "problm")))
+
+    with pytest.raises(ConfigError, match="Did you mean 'problem'") as caught:
+        write_new_study(tmp_path / "study.toml", [tmp_path / "north"])
+
+    assert str(caught.value).endswith("not written, as no study can be made of these notes.")
+
+
+@pytest.mark.parametrize("spelt", [lambda x: ["--site", x], lambda x: [f"--site={x}"]])
 def test_the_command_takes_several_folders_after_one_option(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spelt: Callable[[str], list[str]]
 ) -> None:
     for name in ("north", "south", "east", "west"):
         write_jsonl(tmp_path / name / "d.jsonl", notes("drug"))
         write_card(tmp_path / name, CorpusCard(name, "d.jsonl", ("drug", "problem")))
     folders = {name: str(tmp_path / name) for name in ("north", "south", "east", "west")}
     out = tmp_path / "study.toml"
-    command = ["study", "new", "--site", folders["north"], folders["south"]]
+    command = ["study", "new", *spelt(folders["north"]), folders["south"]]
     command += ["--cohort", folders["east"], folders["west"], "--out", str(out)]
 
     assert run_app(app, [*command, "--json"]) == 0
@@ -221,7 +269,7 @@ def test_the_command_takes_several_folders_after_one_option(
     assert told["sites"][0]["labels"] == ["problem", "drug"]
     assert told["study"] == str(out)
     assert run_app(app, command) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists; it was left unchanged" in capsys.readouterr().err
     out.unlink()
     assert run_app(app, command) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(out)

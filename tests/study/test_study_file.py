@@ -155,6 +155,18 @@ def test_an_override_of_nothing_is_a_fault(minimal: Path, override: str, reason:
         ("data=3", "data: expected a table, [data], got 3"),
         ("sites=[]", "sites: expected at least 1 [[sites]], got []"),
         ("sites=3", "sites: expected tables, each below a line [[sites]], got 3"),
+        (
+            'strategies="fedavg"',
+            'expected tables, each below a line [[strategies]], got "fedavg". Write '
+            '[[strategies]], and below it name = "fedavg".',
+        ),
+        ('strategies="fedprx"', 'Write [[strategies]], and below it name = "fedprox".'),
+        ('strategies=["uniform"]', 'Write [[strategies]], and below it name = "uniform".'),
+        (
+            'server_notes={notes_per_site=1, sites="north"}',
+            'server_notes.sites: expected a list, such as ["...", "..."], got "north". Write sites '
+            '= ["north"].',
+        ),
         ("sites.0.labels=[]", "sites.0.labels: expected at least 1 item, got []"),
         ("sites.0.group=(", "north: group is not a regular expression with one group"),
         ("sites.0.group=a.b", "north: group is not a regular expression with one group"),
@@ -454,3 +466,34 @@ def test_a_label_that_is_misspelt_in_a_card_is_told_with_its_line(minimal: Path)
 
     assert "corpus.toml:3: annotated_labels names 'problm'" in fault
     assert fault.endswith("Did you mean 'problem'?")
+
+
+@pytest.mark.parametrize(
+    ("override", "table"),
+    [
+        ('sites="north"', "[[sites]]"),
+        ('cohorts="north"', "[[cohorts]]"),
+        ('server_notes={notes_per_site=1, corpora="north"}', "[[server_notes.corpora]]"),
+    ],
+)
+def test_nobody_is_told_to_write_a_list_of_names_where_tables_are_expected(
+    minimal: Path, override: str, table: str
+) -> None:
+    (fault,) = (fault for fault in faults(minimal, override) if "expected tables" in fault)
+
+    assert fault.endswith(f'expected tables, each below a line {table}, got "north".')
+
+
+@pytest.mark.parametrize("role", ["internal", "training", "site", "extern"])
+def test_roles_and_labels_that_a_study_has_no_use_for_are_no_faults_of_it(
+    minimal: Path, role: str
+) -> None:
+    note = Document("n1", "aspirin", (Entity.at("T1", "drug", 0, 7),))
+    texts = [replace(note, id=f"n{i}", text=f"aspirin {i}") for i in range(9)]
+    write_jsonl(minimal.parent / "north" / "d.jsonl", texts)
+    labels = ("drug", "indication", "value", "dose", "Age")
+    write_card(minimal.parent / "north", CorpusCard("north", "d.jsonl", labels, role=role))
+
+    (site,) = load_notes(load_study(minimal, [BRAT])).sites
+
+    assert site.labels == ("drug",)

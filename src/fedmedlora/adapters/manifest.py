@@ -34,7 +34,7 @@ class Manifest(BaseModel):
 
     Attributes:
         version: Of this file's format.
-        base: Name of the base model.
+        base: Name of the base model: of a local one, the last part of its path.
         base_fingerprint: Of the base model; None if it is not known.
         prompt: What the model read in training.
         dtype: The base model's number type; `auto`: what is fastest on the machine at hand.

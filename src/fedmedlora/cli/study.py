@@ -54,7 +54,7 @@ def new(
             "--server-notes",
             exists=True,
             metavar="FOLDER...",
-            help="Notes of the server's own, to weigh sites by. None: sites give a few.",
+            help="Notes of the server's own, to weigh sites by. Without it, sites give a few.",
         ),
     ] = None,
     out: Annotated[
@@ -99,7 +99,7 @@ def choose(
             metavar="STUDY...", help="Study files.", exists=True, dir_okay=False, show_default=False
         ),
     ],
-    minutes: Annotated[float, typer.Option("--minutes", min=0, help="It must end within.")] = 10,
+    minutes: Annotated[float, typer.Option("--minutes", min=0, help="Time limit in minutes.")] = 10,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedmedlora.core.errors import CorpusError
-from fedmedlora.core.suggest import closest
+from fedmedlora.core.suggest import slip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -101,11 +101,9 @@ def line_of(text: str, key: str, item: str | None = None) -> int | None:
 
 def _faults(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Each key that is wrong, and why."""
-    known = (*_STRINGS, *_LISTS, *_COUNTS)
-    meant = {key: closest(key, known) for key in data if key not in known}
+    meant = _misspelt(data)
     for key, right in meant.items():
-        if right is not None and right not in data:
-            yield key, f"the key {key!r} is not known. Did you mean {right!r}?"
+        yield key, f"the key {key!r} is not known. Did you mean {right!r}?"
     for key, advice in _REQUIRED.items():
         if key not in data and key not in meant.values():
             yield key, f"{key} is missing. {advice}."
@@ -123,6 +121,23 @@ def _faults(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in _COUNTS:
         if type(data.get(key, 0)) is not int or data.get(key, 0) < 0:
             yield key, f"{key} is not a whole number, zero or more. Correct it, or leave it out."
+
+
+def _misspelt(data: Mapping[str, Any]) -> dict[str, str]:
+    """The keys of a card that stand for one that is not there; any other key is its owner's."""
+    known = (*_STRINGS, *_LISTS, *_COUNTS)
+    missing = [key for key in known if key not in data]
+    meant = {}
+    for key in data:
+        if key in known:
+            continue
+        # `num_entries` counts something else than `num_entities`.
+        right = slip(key, missing, most=1 if key.startswith("num_") else 2)
+        # A card that lacks a field is wrong anyway: `labels` was to be `annotated_labels`.
+        parts = [name for name in _REQUIRED if name in missing and key in name.split("_")]
+        if right or parts:
+            meant[key] = right or parts[0]
+    return meant
 
 
 def write_card(folder: Path, card: CorpusCard) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedmedlora.core.suggest import closest, did_you_mean
+from fedmedlora.core.suggest import closest, did_you_mean, slip
 from fedmedlora.corpora.card import line_of
 from fedmedlora.corpora.reader import shown
 
@@ -61,19 +61,19 @@ def wrong_names(
     for name in card.annotated_relations:
         if name not in known and (schema is not None or relations):
             refuse("annotated_relations", name, known, "no relation here is called")
-    if closest(card.role, ROLES):
+    if slip(card.role, ROLES):
         refuse("role", card.role, ROLES, "is not a role")
     return found
 
 
 def misspelt_names(path: Path, card: CorpusCard, schema: TaskSchema) -> list[str]:
-    """Faults of those names only that are a slip of one that is known.
+    """Faults of those labels and relations only that are a slip of one that is known.
 
     A card may list labels that a study has no use for, but a misspelt one would be left out
-    without a word.
+    without a word. A role decides nothing once a study names its sites.
     """
     return [
         f"{path}{f':{wrong.line}' if wrong.line else ''}: {wrong.reason}"
         for wrong in wrong_names(path, card, schema)
-        if wrong.meant
+        if wrong.key != "role" and wrong.meant and slip(wrong.name, [wrong.meant])
     ]

@@ -126,7 +126,7 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
 
 def _memory_line(memory: dict[str, Any] | None) -> str:
     if memory is None:
-        return "memory: cannot be told before for this model"
+        return "memory: cannot be estimated in advance for this model"
     return MemoryPlan.from_json(memory).summary
 
 

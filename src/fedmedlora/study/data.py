@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from fedmedlora.prompts.format import TagFormat
     from fedmedlora.study.config import CorpusConfig, StudyConfig
 
+NO_TEST_NOTE = "has no test note"
+"""What is said of a site whose notes are too few, or all of one patient."""
+
 Setting = Literal["in-domain", "external"]
 
 
@@ -324,7 +327,7 @@ def _lacks(config: StudyConfig, site: SiteNotes) -> list[str]:
         )
     if not site.test:
         faults.append(
-            f"site {site.name}: has no test note; expected at least one of "
+            f"site {site.name}: {NO_TEST_NOTE}; expected at least one of "
             f"{counted(total, 'note')}. Check the corpus and split.test."
         )
     server = config.server_notes

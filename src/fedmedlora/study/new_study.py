@@ -18,7 +18,7 @@ from fedmedlora.corpora.open_corpus import find_corpora, load_corpus
 from fedmedlora.corpora.reader import shown
 from fedmedlora.corpora.split import patient_of
 from fedmedlora.study.conditions import POOL, SERVER
-from fedmedlora.study.data import StudyNotes, load_notes
+from fedmedlora.study.data import NO_TEST_NOTE, StudyNotes, load_notes
 from fedmedlora.study.found_labels import found_labels
 from fedmedlora.study.new_study_text import Choice, study_text
 from fedmedlora.study.study_file import parse_study
@@ -111,18 +111,19 @@ def write_new_study(
         CorpusError: A note cannot be read exactly.
     """
     if out.exists():
-        raise ConfigError(f"{out}: is there already and stays as it is. Give another --out.")
+        raise ConfigError(_exists(out))
     taken: set[str] = {POOL, SERVER}
     named, held = [], []
     for path in sites:
-        inside = [_part(found, taken) for found in _corpora(path)]
+        inside = _parts(path, taken)
         several = len(inside) > 1
         held += [part for part in inside if several and part.role in HELD_OUT]
         named += [part for part in inside if not (several and part.role in HELD_OUT)]
-    held += [_part(found, taken) for path in cohorts for found in _corpora(path)]
-    own = [_part(found, taken) for path in server for found in _corpora(path)]
+    held += [part for path in cohorts for part in _parts(path, taken)]
+    own = [part for path in server for part in _parts(path, taken)]
     choice = Choice(
         name=_name(out.stem, set()),
+        file=out.name,
         sites=_entries(named, out),
         cohorts=_entries(held, out),
         server=_entries(own, out),
@@ -136,7 +137,10 @@ def write_new_study(
         with out.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
     except FileExistsError:
-        raise ConfigError(f"{out}: is there already and stays as it is.") from None
+        raise ConfigError(_exists(out)) from None
+    if own and config.server_notes is None:
+        warnings.append("--server-notes is not used: Fed-MedLoRA+ needs at least two sites.")
+        own = []
     strategies = tuple(strategy.name for strategy in config.strategies)
     return NewStudy(out, tuple(named), tuple(held), tuple(own), strategies, tuple(warnings))
 
@@ -171,25 +175,33 @@ def _parsed(choice: Choice, out: Path) -> tuple[StudyConfig, StudyNotes]:
         config = parse_study(values, str(out))
         return config, load_notes(config)
     except ConfigError as error:
+        needed = (
+            " A site needs notes of two patients at least, to learn from one and be tested on the "
+            "other; with a third it has a validation note, too."
+            if NO_TEST_NOTE in str(error)
+            else ""
+        )
         raise ConfigError(
-            f"{error}\n{out}: not written, as no study can be made of these notes. A site needs "
-            "notes of two patients at least, to learn from one and be tested on the other; with a "
-            "third it has a validation note, too."
+            f"{error}\n{out}: not written, as no study can be made of these notes.{needed}"
         ) from None
 
 
-def _corpora(path: Path) -> list[Path]:
-    """The corpora at `path`: also a folder's only JSON lines file without a card."""
+def _exists(out: Path) -> str:
+    return f"{out}: already exists; it was left unchanged. Give another --out."
+
+
+def _parts(path: Path, taken: set[str]) -> list[Part]:
+    """The corpora at `path`: also a folder's only JSON lines file, which goes by its folder."""
     if path.is_dir() and not (path / CARD_NAME).is_file():
         found = find_corpora(path)
         files = [file for file in sorted(path.iterdir()) if file.is_file() and is_jsonl(file)]
         if found == [path] and len(files) == 1:
-            return files
-        return found
-    return [path.parent if path.name == CARD_NAME else path]
+            return [_part(files[0], taken, path.resolve().name)]
+        return [_part(corpus, taken) for corpus in found]
+    return [_part(path.parent if path.name == CARD_NAME else path, taken)]
 
 
-def _part(path: Path, taken: set[str]) -> Part:
+def _part(path: Path, taken: set[str], wanted: str = "") -> Part:
     corpus = load_corpus(path)
     schema = default_schema()
     annotated = corpus.annotated_labels
@@ -199,7 +211,7 @@ def _part(path: Path, taken: set[str]) -> Part:
             raise ConfigError(_no_labels(path, corpus))
     else:
         labels = tuple(label for label in schema.entity_labels if label in annotated)
-    name = _name(corpus.name, taken)
+    name = _name(wanted or corpus.name, taken)
     taken.add(name)
     patients = {patient for note in corpus.documents if (patient := patient_of(note))}
     held = set(annotated or ()) if corpus.card else set()

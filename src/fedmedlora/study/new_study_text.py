@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ class Choice:
 
     Attributes:
         name: Of the study.
+        file: The study file's name, in its folder.
         sites: Name, corpus, labels (None: the card's) and what is told of each training site.
         cohorts: The same of held-out cohorts.
         server: The same of the server's own corpora.
@@ -33,6 +35,7 @@ class Choice:
     """
 
     name: str
+    file: str
     sites: tuple[Mapping[str, Any], ...]
     cohorts: tuple[Mapping[str, Any], ...] = ()
     server: tuple[Mapping[str, Any], ...] = ()
@@ -56,7 +59,7 @@ def study_text(choice: Choice) -> str:
 
 
 def _head(choice: Choice) -> str:
-    file = f"{choice.name}.toml"
+    file = shlex.quote(choice.file)
     lines = _comment(
         "A study, written by `fedmedlora study new`. Change what you like: a key that does not "
         "exist is an error, and one that is left out has its default."
@@ -69,7 +72,7 @@ def _head(choice: Choice) -> str:
         lines += ["#", *_comment("What these notes cannot show well:")]
         for warning in choice.warnings:
             lines += _comment(f"- {warning}", indent="  ")
-    lines += ["", *_comment("How its runs and its report are called.")]
+    lines += ["", *_comment("What its runs and its report are called.")]
     lines += [f"name = {toml_string(choice.name)}"]
     lines += _comment("All that is drawn by chance follows from this number: splits, order, start.")
     lines += ["seed = 0"]
@@ -185,7 +188,7 @@ def _cohorts(cohorts: Sequence[Mapping[str, Any]]) -> str:
     )
     if cohorts:
         return "\n".join([*lines, *(_corpus("cohorts", cohort) for cohort in cohorts)])
-    lines += _comment("There is none yet. To add one, remove the # of these three lines:")
+    lines += _comment("There is none yet. To add one, remove the # from these three lines:")
     lines += ["# [[cohorts]]", '# name = "elsewhere"', '# corpus = "FOLDER"']
     return "\n".join(lines) + "\n"
 

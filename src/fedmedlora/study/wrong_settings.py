@@ -41,6 +41,8 @@ _TO_WRITE = {
     "site": 'site = "..."',
     "sites": '[[sites]], and below it name = "..." and corpus = "FOLDER"',
 }
+_TABLES = (("sites",), ("cohorts",), ("strategies",), ("server_notes", "corpora"))
+"""Settings that are lists of tables."""
 _STRATEGIES: dict[str, type[BaseModel]] = {
     kind.model_fields["name"].default: kind for kind in get_args(get_args(StrategyConfig)[0])
 }
@@ -89,7 +91,10 @@ def _hint(place: Place, faults: Sequence[dict[str, Any]], values: Mapping[str, A
         return str(first["msg"])
     got = _value_at(place, values)
     hint = ""
-    if isinstance(got, str) and faults[0]["type"] == "tuple_type":
+    if isinstance(got, str) and place[0] == "strategies" and len(place) <= 2:
+        name = got if got in _STRATEGIES else closest(got, _STRATEGIES) or "fedavg"
+        hint = f' Write [[strategies]], and below it name = "{name}"'
+    elif isinstance(got, str) and first["type"] == "tuple_type" and place not in _TABLES:
         hint = f" Write {place[-1]} = [{_shown(got)}]"
     elif isinstance(got, str):
         choices = [c for fault in faults for c in _choices(fault)]
@@ -112,7 +117,7 @@ def _expected(place: Place, fault: Mapping[str, Any]) -> str:
         return f"at least {context['min_length']} {what}"
     if kind == "model_type" and len(place) == 1:
         return f"a table, [{place[0]}]"
-    if kind == "tuple_type" and place[-1] in ("sites", "cohorts", "strategies", "corpora"):
+    if kind == "tuple_type" and place in _TABLES:
         return f"tables, each below a line [[{'.'.join(map(str, place))}]]"
     return _KINDS.get(kind, "")
 
