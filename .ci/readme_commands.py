@@ -49,9 +49,9 @@ def main(readme: str, part: str, *runs: str) -> None:
     if part == "bare":
         bare(commands, runs)
     elif part == "tiny":
-        all_of_readme(commands, page)
+        all_of_readme(commands)
     else:
-        real(page)
+        real(commands)
 
 
 def check_imports(part: str) -> None:
@@ -105,14 +105,12 @@ def bare(commands: list[list[str]], runs: tuple[str, ...]) -> None:
         expect(INSTALL in done.stderr, f"{INSTALL!r} expected, got {done.stderr!r}")
 
 
-def all_of_readme(commands: list[list[str]], page: str) -> None:
+def all_of_readme(commands: list[list[str]]) -> None:
     """Every command, with what README leaves open filled in."""
     from fedmedlora.testing.tiny import write_tiny_model
 
     write_tiny_model(Path("tiny"))
     for words in commands:
-        if words[1:3] == ["study", "check"]:
-            write_study(page)
         if words[1:3] in (["study", "check"], ["study", "run"]):
             words += settings({"model.base": "tiny", **LESS})
         done = run(words)
@@ -120,20 +118,16 @@ def all_of_readme(commands: list[list[str]], page: str) -> None:
             name_what_readme_leaves_open(Path(done.stdout.splitlines()[-1]))
 
 
-def real(page: str) -> None:
-    """The embedded model, fetched, trained for a few steps, used."""
+def real(commands: list[list[str]]) -> None:
+    """The embedded model, fetched, used as it comes, trained for a few steps, used."""
     run(["fedmedlora", "model", "fetch"])
-    write_study(page)
+    run(["fedmedlora", "extract", "note.txt", "--out", "by-the-starter"])
+    for words in commands:
+        if words[1:3] == ["study", "new"]:
+            run(words)
     done = run(["fedmedlora", "study", "run", "study.toml", "--out", "runs", *settings(LESS)])
     made = done.stdout.splitlines()[-1]
     run(["fedmedlora", "extract", "--adapter", made, "note.txt", "--out", "predicted"])
-
-
-def write_study(page: str) -> None:
-    """README's study, unless a command of README has written one."""
-    (study,) = [block for block in blocks(page, "toml") if "[[sites]]" in block]
-    if not Path("study.toml").exists():
-        Path("study.toml").write_text(study, "utf-8")
 
 
 def settings(values: dict[str, str]) -> list[str]:
