@@ -223,6 +223,9 @@ def test_a_folder_without_a_card_gives_a_site_its_name_whatever_its_file_is_call
     assert [site.name for site in study.sites] == ["north", "south", "east"]
     assert [cohort.name for cohort in study.cohorts] == ["west"]
     assert [part.num_notes for part in written.sites] == [9, 9, 9]
+    text = (tmp_path / "study.toml").read_text("utf-8")
+    assert 'corpus = "north"\n' in text
+    assert 'corpus = "south/notes.jsonl"\n' in text
     assert [site.name for site in load_notes(study).sites] == ["north", "south", "east"]
 
 

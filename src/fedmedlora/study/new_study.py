@@ -13,7 +13,7 @@ from fedmedlora.core.errors import ConfigError
 from fedmedlora.core.schema import default_schema
 from fedmedlora.core.words import counted
 from fedmedlora.corpora.card import CARD_NAME
-from fedmedlora.corpora.jsonl import is_jsonl
+from fedmedlora.corpora.jsonl import SUFFIXES, is_jsonl
 from fedmedlora.corpora.open_corpus import find_corpora, load_corpus
 from fedmedlora.corpora.reader import shown
 from fedmedlora.corpora.split import patient_of
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 HELD_OUT = ("external", "new-site")
 """Roles of corpora that no site should train on."""
 
+_DOCUMENTS = {f"documents{suffix}" for suffix in SUFFIXES}
 _NOTES_PER_SITE = 4
 _MAX_NATIVE = 8
 
@@ -195,7 +196,8 @@ def _parts(path: Path, taken: set[str]) -> list[Part]:
     if path.is_dir() and not (path / CARD_NAME).is_file():
         found = find_corpora(path)
         files = [file for file in sorted(path.iterdir()) if file.is_file() and is_jsonl(file)]
-        if found == [path] and len(files) == 1:
+        # The folder of a `documents.jsonl` is a corpus itself.
+        if found == [path] and len(files) == 1 and files[0].name not in _DOCUMENTS:
             return [_part(files[0], taken, path.resolve().name)]
         return [_part(corpus, taken) for corpus in found]
     return [_part(path.parent if path.name == CARD_NAME else path, taken)]
