@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,9 +54,40 @@ def test_workers_that_save_time_are_kept(
 
     assert found.config.federation.processes == 2
     assert told.messages == [
-        "2 sites train side by side, each in a process of its own: 1.8 times as fast here as one "
+        "2 sites train side by side, each in a process of its own: 1.2 times as fast here as one "
         "after another"
     ]
+
+
+def test_two_sites_on_two_workers_gain_all_and_three_take_a_second_wave(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settled, "_fits", lambda _: True)
+    monkeypatch.setattr(settled, "seconds_gained", lambda *_: 31.0)
+    three = with_workers(prepared)
+    sites = three.config.sites
+    assert len(sites) == 3
+    two = replace(three, config=three.config.model_copy(update={"sites": sites[:2]}))
+    told = Told()
+
+    for study in (two, three):
+        with_paying_workers(study, FASTER, told)
+
+    assert "1.8 times as fast here" in told.messages[0]
+    assert "1.2 times as fast here" in told.messages[1]  # 3 / (2 / 1.8 + 1 / 0.7)
+
+
+@pytest.mark.parametrize("limit", [None, 100, 99])
+def test_workers_whose_memory_cannot_be_told_to_fit_are_not_taken(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    plan = SimpleNamespace(limit=limit, needed=100)
+    monkeypatch.setattr(settled, "plan_memory", lambda _: plan)
+    monkeypatch.setattr(settled, "seconds_gained", lambda *_: 31.0)
+
+    found = with_paying_workers(with_workers(prepared), FASTER, SilentObserver())
+
+    assert found.config.federation.processes == (2 if limit == 100 else 0)
 
 
 @pytest.mark.parametrize(("gained", "fits"), [(29.0, True), (31.0, False)])

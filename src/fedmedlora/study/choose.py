@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from fedmedlora.study.plan import Work
     from fedmedlora.training.site import TaskData
 
-# Loading libraries, notes and model, in tokens whose loss is taken; they are read once a study.
-_START_TOKENS = 1500.0
+# Loading libraries, notes and model and measuring, in tokens whose loss is taken.
+_START_TOKENS = 3000.0
 
 
 @dataclass(frozen=True, slots=True)

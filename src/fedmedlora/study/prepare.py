@@ -147,7 +147,10 @@ def _with_number_type(
     model = config.model
     if "auto" not in (model.dtype, model.kernel):
         return config, {}, ""
+    # One thread tells which type is faster; more wait for each other where others use the machine.
+    torch.set_num_threads(model.threads or 1)
     choice = choose_dtype(model.device)
+    torch.set_num_threads(model.threads or usable_cores())  # torch's own number passes over quotas
     filled: dict[str, Any] = {}
     measured: dict[str, Any] = {"number_type": choice.to_json()}
     remark = ""

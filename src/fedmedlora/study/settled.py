@@ -55,9 +55,10 @@ def with_paying_workers(
         return prepared
     gained = seconds_gained(prepared, speed)
     if gained >= _LEAST_SECONDS and _fits(prepared):
+        faster = speed.factor(len(prepared.config.sites))
         observer.message(
             f"{speed.workers} sites train side by side, each in a process of its own: "
-            f"{speed.gain:.1f} times as fast here as one after another"
+            f"{faster:.1f} times as fast here as one after another"
         )
         return prepared
     federation = prepared.config.federation.model_copy(update={"processes": 0})
@@ -80,7 +81,8 @@ def _fits(prepared: Prepared) -> bool:
         plan = plan_memory(prepared)
     except (FedMedLoRAError, RuntimeError, TypeError, ValueError):
         return False
-    return plan.limit is None or plan.needed <= plan.limit
+    # Where nothing tells what is free, copies of the model are not risked unasked.
+    return plan.limit is not None and plan.needed <= plan.limit
 
 
 def speed_of_run(store: RunStore) -> MachineSpeed | None:
