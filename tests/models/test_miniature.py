@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import torch
 
-from fedmedlora.core.errors import ModelError
+from fedmedlora.core.errors import MissingExtraError, ModelError
 from fedmedlora.models import miniature as making
 from fedmedlora.models.catalog import ALL_LINEAR
 from fedmedlora.models.miniature import load_tokenizer, miniature
@@ -101,5 +103,26 @@ def test_the_tokenizer_alone_is_that_of_the_model(tmp_path: Path) -> None:
 
     assert load_tokenizer(str(tmp_path)).encode("No pain.") == base.tokenizer.encode("No pain.")
     (tmp_path / "tokenizer.json").unlink()
-    with pytest.raises(ModelError, match="its tokenizer cannot be loaded"):
+    with pytest.raises(ModelError, match=r"its tokenizer cannot be loaded \([A-Za-z]+: ") as found:
         load_tokenizer(str(tmp_path))
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("read", [miniature, load_tokenizer])
+def test_what_is_read_of_a_gguf_file_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[str], object]
+) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    opened = []
+
+    @contextmanager
+    def once() -> Iterator[None]:
+        opened.append(path)
+        yield
+
+    monkeypatch.setattr(making, "read_once", once)
+    with suppress(ModelError, MissingExtraError):
+        read(str(path))
+
+    assert opened == [path]

@@ -9,8 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from fedmedlora.core.records import SilentObserver
+from fedmedlora.models.dtype import DtypeChoice
 from fedmedlora.study import prepare as preparing
 from fedmedlora.study import settled
 from fedmedlora.study.config import StudyConfig
@@ -118,14 +120,44 @@ def test_arms_of_a_single_site_lose_by_workers(prepared: Prepared) -> None:
     assert seconds_gained(replace(prepared, config=alone), FASTER) < 0
 
 
-def test_one_line_says_what_a_study_computes_with(small: Small, measured: None) -> None:
+def test_what_was_set_is_not_told_and_workers_are_measured(small: Small, measured: None) -> None:
     told = Told()
 
     resolved, found = resolve_here(small('federation.processes="auto"'), told)
 
-    assert told.messages == ["computing in float32 with 1 thread: fastest here"]
+    assert told.messages == []
     assert resolved.federation.processes == 2
     assert found["speed"]["gain_of_workers"] == 1.8
+
+
+@pytest.mark.parametrize(
+    ("dtype", "threads", "expected"),
+    [
+        ("auto", None, "computing in float32 with 2 threads: fastest here"),
+        ("auto", 4, "computing in float32, fastest here, with 4 threads, as set"),
+        ("float32", None, "computing in float32, as set, with 2 threads, fastest here"),
+        ("float32", 4, None),
+    ],
+)
+def test_only_what_was_measured_is_called_fastest(
+    small: Small,
+    measured: None,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: str,
+    threads: int | None,
+    expected: str | None,
+) -> None:
+    monkeypatch.setattr(preparing, "choose_dtype", lambda _: DtypeChoice("float32", "torch"))
+    config = small('federation.processes="auto"')
+    model = config.model.model_copy(update={"dtype": dtype, "threads": threads})
+    told = Told()
+    before = torch.get_num_threads()
+    try:
+        resolve_here(config.model_copy(update={"model": model}), told)
+    finally:
+        torch.set_num_threads(before)
+
+    assert [m for m in told.messages if m.startswith("computing")] == [expected] * bool(expected)
 
 
 def test_what_was_measured_is_recorded_and_a_resumed_run_keeps_it(

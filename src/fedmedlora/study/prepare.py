@@ -133,11 +133,22 @@ def resolve_here(config: StudyConfig, observer: Observer) -> tuple[StudyConfig, 
     config = config.model_copy(update={"model": chosen, "federation": federation})
     if speed is not None:
         measured["speed"] = speed.to_json()
-        counted = f"{threads} thread{'' if threads == 1 else 's'}"
-        observer.message(f"computing in {chosen.dtype} with {counted}: fastest here{remark}")
-    elif "number_type" in measured:
-        observer.message(f"computing in {chosen.dtype}: fastest here{remark}")
+    typed = model.dtype == "auto"
+    if typed or (speed is not None and model.threads is None):
+        counted = f"{threads} thread{'' if threads == 1 else 's'}" if speed is not None else ""
+        how = _how(chosen.dtype, counted, typed=typed, by_speed=model.threads is None)
+        observer.message(f"computing in {how}{remark}")
     return config, measured
+
+
+def _how(dtype: str, threads: str, *, typed: bool, by_speed: bool) -> str:
+    """Number type and threads, and whether each was measured or set."""
+    named = {True: "fastest here", False: "as set"}
+    if not threads:
+        return f"{dtype}: {named[typed]}"
+    if typed == by_speed:
+        return f"{dtype} with {threads}: {named[typed]}"
+    return f"{dtype}, {named[typed]}, with {threads}, {named[by_speed]}"
 
 
 def _with_number_type(

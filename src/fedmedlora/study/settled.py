@@ -18,6 +18,8 @@ from fedmedlora.study.plan import training_tokens
 from fedmedlora.study.prepare import prepare, resolve_here
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fedmedlora.core.records import Observer
     from fedmedlora.runs.store import RunStore
     from fedmedlora.study.config import StudyConfig
@@ -87,8 +89,13 @@ def _fits(prepared: Prepared) -> bool:
 
 def speed_of_run(store: RunStore) -> MachineSpeed | None:
     """What was measured when the run was started, for the time that is left."""
-    found = store.read_json(ENVIRONMENT).get("speed") if store.has(ENVIRONMENT) else None
-    if not found:
+    measured = store.read_json(ENVIRONMENT) if store.has(ENVIRONMENT) else {}
+    return measured_for(store.config["federation"]["processes"], measured)
+
+
+def measured_for(processes: int, measured: Mapping[str, Any]) -> MachineSpeed | None:
+    """The speed among what was measured; without workers where a study settled on none."""
+    if not measured.get("speed"):
         return None
-    speed = MachineSpeed.from_json(found)
-    return speed if store.config["federation"]["processes"] else replace(speed, workers=0)
+    speed = MachineSpeed.from_json(measured["speed"])
+    return speed if processes else replace(speed, workers=0)
