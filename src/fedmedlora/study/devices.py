@@ -113,3 +113,13 @@ def measured_speed(config: StudyConfig, observer: Observer) -> MachineSpeed | No
         )
     except RuntimeError:  # torch has no memory, or no such kernel; training itself will say so
         return None
+
+
+def how_computed(dtype: str, threads: str, *, typed: bool, by_speed: bool) -> str:
+    """Number type and threads, and whether each was measured or set."""
+    named = {True: "fastest here", False: "as set"}
+    if not threads:
+        return f"{dtype}: {named[typed]}"
+    if typed == by_speed:
+        return f"{dtype} with {threads}: {named[typed]}"
+    return f"{dtype}, {named[typed]}, with {threads}, {named[by_speed]}"

@@ -19,7 +19,7 @@ from fedmedlora.prompts.relation_formats import get_relation_format
 from fedmedlora.runs.machine_cores import usable_cores
 from fedmedlora.study.conditions import POOL, SERVER, client_name
 from fedmedlora.study.data import StudyNotes, load_notes, pooled, site_examples
-from fedmedlora.study.devices import device_of, measured_speed, num_processes
+from fedmedlora.study.devices import device_of, how_computed, measured_speed, num_processes
 from fedmedlora.study.number_type import RoundingError, rounding_error
 from fedmedlora.study.server_notes import ServerNotes
 from fedmedlora.study.start import started_from, with_start
@@ -136,19 +136,9 @@ def resolve_here(config: StudyConfig, observer: Observer) -> tuple[StudyConfig, 
     typed = model.dtype == "auto"
     if typed or (speed is not None and model.threads is None):
         counted = f"{threads} thread{'' if threads == 1 else 's'}" if speed is not None else ""
-        how = _how(chosen.dtype, counted, typed=typed, by_speed=model.threads is None)
+        how = how_computed(chosen.dtype, counted, typed=typed, by_speed=model.threads is None)
         observer.message(f"computing in {how}{remark}")
     return config, measured
-
-
-def _how(dtype: str, threads: str, *, typed: bool, by_speed: bool) -> str:
-    """Number type and threads, and whether each was measured or set."""
-    named = {True: "fastest here", False: "as set"}
-    if not threads:
-        return f"{dtype}: {named[typed]}"
-    if typed == by_speed:
-        return f"{dtype} with {threads}: {named[typed]}"
-    return f"{dtype}, {named[typed]}, with {threads}, {named[by_speed]}"
 
 
 def _with_number_type(
