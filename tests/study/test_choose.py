@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from fedmedlora.core.errors import ConfigError
 from fedmedlora.core.records import SilentObserver
@@ -63,6 +64,19 @@ def test_where_none_ends_in_time_it_says_so(
 
     assert found.path == S
     assert found.lines()[-1] == "None ends within 1 min: taking the shortest."
+
+
+@pytest.mark.parametrize(("device", "told"), [("auto", True), ("cpu", False)])
+def test_where_the_study_runs_on_a_gpu_the_times_are_told_to_be_the_processors(
+    tiny_study: Path, monkeypatch: pytest.MonkeyPatch, device: str, told: bool
+) -> None:
+    monkeypatch.setattr(preparing, "measured_speed", lambda *_: MachineSpeed(1, 0, 10.0))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = load_study(tiny_study, [f'model.device="{device}"'])
+
+    first = choose_study({S: config}, 60, SilentObserver()).lines()[0]
+
+    assert ("runs on its GPU, which was not tried" in first) == told
 
 
 def test_a_model_that_cannot_be_tried_in_small_is_told(

@@ -45,8 +45,23 @@ def test_workers_are_chosen_where_several_steps_at_a_time_do_clearly_more() -> N
 
     assert (speed.threads, speed.workers) == (2, 2)
     assert speed.gain == pytest.approx(2 * 0.8 / 1.1)
-    assert speed.factor(3) == speed.gain
+    assert speed.factor(2) == pytest.approx(speed.gain)
     assert speed.factor(1) == pytest.approx(0.8)  # a worker alone has one thread
+
+
+@pytest.mark.parametrize(("sites", "factor"), [(1, 0.7), (2, 1.4), (3, 1.05), (4, 1.4), (5, 7 / 6)])
+def test_workers_take_sites_in_waves_and_idle_in_the_last(sites: int, factor: float) -> None:
+    speed = MachineSpeed(2, 2, 10.0, gain=1.4, alone=0.7, cores=2)
+
+    assert speed.factor(sites) == pytest.approx(factor)
+
+
+def test_of_three_workers_two_in_the_last_wave_do_half_of_what_two_more_would_add() -> None:
+    speed = MachineSpeed(3, 3, 10.0, gain=2.0, alone=0.8, cores=3)
+
+    assert speed.factor(2) == pytest.approx(1.4)
+    assert speed.factor(5) == pytest.approx(5 / (3 / 2.0 + 2 / 1.4))
+    assert MachineSpeed(3, 1, 10.0).factor(3) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -93,11 +108,57 @@ def test_ways_are_tried_in_turns_until_the_time_is_over() -> None:
 
     best_speed(timed, threads=[2, 1], cores=2, most_workers=0, layer_tokens=1, clock=lambda: now)
 
-    assert asked == [1, 2] * 2  # each once to warm up, and once that counts
+    # Each once to warm up, then again, as the other has taken its place, and once that counts.
+    assert asked == [1, 2, 1, 1, 2, 2]
+
+
+def test_a_step_that_follows_another_way_is_not_what_counts() -> None:
+    before = None
+
+    def timed(way: Way) -> float:
+        nonlocal before
+        again, before = way == before, way
+        return 0.04 if again else 0.1  # what was made for the other way is made anew
+
+    speed = best_speed(
+        timed, threads=[1, 2], cores=2, most_workers=0, layer_tokens=10, clock=lambda: 0.0
+    )
+
+    assert speed.tokens_per_second == pytest.approx(250)
+
+
+def test_many_times_slower_threads_are_tried_once() -> None:
+    asked: list[int] = []
+
+    def timed(way: Way) -> float:
+        asked.append(way.threads)
+        return 0.1 if way.threads == 1 else 1.7  # they wait for each other
+
+    speed = best_speed(
+        timed, threads=[1, 2], cores=2, most_workers=0, layer_tokens=1, clock=lambda: 0.0
+    )
+
+    assert (speed.threads, asked.count(2)) == (1, 1)
+    assert dict(speed.seconds)[Way(2)] == 1.7
+
+
+def test_long_steps_are_not_taken_twice_for_one_figure() -> None:
+    asked: list[int] = []
+
+    def timed(way: Way) -> float:
+        asked.append(way.threads)
+        return 2.0
+
+    now = iter([0.0, 4.0, 8.0])
+    best_speed(
+        timed, threads=[1, 2], cores=2, most_workers=0, layer_tokens=1, clock=lambda: next(now)
+    )
+
+    assert asked == [1, 2] * 2
 
 
 def test_a_single_slow_moment_decides_nothing() -> None:
-    times = {1: iter([9, 1, 1, 1, 1, 1]), 2: iter([9, 0.5, 8, 0.5, 0.5, 9])}
+    times = {1: iter([9, 1, 1, 1]), 2: iter([9, 0.5, 8, 0.5])}
 
     speed = best_speed(
         lambda way: float(next(times[way.threads])),

@@ -15,6 +15,7 @@ from fedmedlora.models.catalog import ALL_LINEAR
 from fedmedlora.models.dtype import DtypeChoice
 from fedmedlora.models.fetch import is_fetched
 from fedmedlora.models.load import BaseModel, load_base
+from fedmedlora.models.quantised import quantise
 from fedmedlora.prompts.registry import get_format
 from fedmedlora.study import prepare
 from fedmedlora.study.config import StudyConfig
@@ -33,6 +34,68 @@ def test_an_ordinary_model_is_exact_enough(tmp_path: Path) -> None:
 
     assert 0 < error.gradient < 0.1
     assert error.name == "bfloat16"
+
+
+def test_the_model_is_loaded_once_and_converted_as_if_loaded_in_bfloat16(tmp_path: Path) -> None:
+    loaded: list[BaseModel] = []
+
+    def load(dtype: torch.dtype) -> BaseModel:
+        loaded.append(tiny_base(tmp_path, dtype=dtype))
+        return loaded[-1]
+
+    error_of(load)
+    (converted,), plain = loaded, tiny_base(tmp_path, dtype=torch.bfloat16)
+
+    # Buffers too: the frequencies of the positions stay in float32.
+    for (name, found), (_, expected) in zip(
+        sorted([*converted.model.named_parameters(), *converted.model.named_buffers()]),
+        sorted([*plain.model.named_parameters(), *plain.model.named_buffers()]),
+        strict=True,
+    ):
+        assert found.dtype == expected.dtype, name
+        assert torch.equal(found, expected), name
+
+
+def test_a_model_in_4_bits_is_loaded_in_each_type(tmp_path: Path) -> None:
+    asked: list[torch.dtype] = []
+
+    def load(dtype: torch.dtype) -> BaseModel:
+        asked.append(dtype)
+        base = tiny_base(tmp_path, dtype=dtype)
+        quantise(base.model, "cpu")
+        return base
+
+    error_of(load)
+    assert asked == [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize(("set_to", "trial", "rounding"), [(None, 1, 3), (2, 2, 2)])
+def test_what_is_tried_has_the_threads_that_may_be_used(
+    tiny_study: Path, monkeypatch: pytest.MonkeyPatch, set_to: int | None, trial: int, rounding: int
+) -> None:
+    seen: list[int] = []
+
+    def tried(_: object) -> DtypeChoice:
+        seen.append(torch.get_num_threads())
+        return DtypeChoice("bfloat16", "torch", 3.0, 2.0, 1.0)
+
+    def error(*_: object, **__: object) -> RoundingError:
+        seen.append(torch.get_num_threads())
+        return RoundingError(0.001, 0.01, 0.001)
+
+    monkeypatch.setattr(prepare, "choose_dtype", tried)
+    monkeypatch.setattr(prepare, "rounding_error", error)
+    monkeypatch.setattr(prepare, "measured_speed", lambda *_: None)
+    monkeypatch.setattr(prepare, "usable_cores", lambda: 3)
+    config = load_study(tiny_study, ['model.dtype="auto"', "federation.processes=0"])
+    model = config.model.model_copy(update={"threads": set_to})
+    before = torch.get_num_threads()
+    try:
+        prepare.resolve(config.model_copy(update={"model": model}), SilentObserver())
+    finally:
+        torch.set_num_threads(before)
+
+    assert seen == [trial, rounding]
 
 
 def test_a_model_whose_logits_share_a_large_offset_stays_in_float32(tmp_path: Path) -> None:

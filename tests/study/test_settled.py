@@ -6,10 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from fedmedlora.core.records import SilentObserver
+from fedmedlora.models.dtype import DtypeChoice
 from fedmedlora.study import prepare as preparing
 from fedmedlora.study import settled
 from fedmedlora.study.config import StudyConfig
@@ -53,9 +56,40 @@ def test_workers_that_save_time_are_kept(
 
     assert found.config.federation.processes == 2
     assert told.messages == [
-        "2 sites train side by side, each in a process of its own: 1.8 times as fast here as one "
+        "2 sites train side by side, each in a process of its own: 1.2 times as fast here as one "
         "after another"
     ]
+
+
+def test_two_sites_on_two_workers_gain_all_and_three_take_a_second_wave(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settled, "_fits", lambda _: True)
+    monkeypatch.setattr(settled, "seconds_gained", lambda *_: 31.0)
+    three = with_workers(prepared)
+    sites = three.config.sites
+    assert len(sites) == 3
+    two = replace(three, config=three.config.model_copy(update={"sites": sites[:2]}))
+    told = Told()
+
+    for study in (two, three):
+        with_paying_workers(study, FASTER, told)
+
+    assert "1.8 times as fast here" in told.messages[0]
+    assert "1.2 times as fast here" in told.messages[1]  # 3 / (2 / 1.8 + 1 / 0.7)
+
+
+@pytest.mark.parametrize("limit", [None, 100, 99])
+def test_workers_whose_memory_cannot_be_told_to_fit_are_not_taken(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    plan = SimpleNamespace(limit=limit, needed=100)
+    monkeypatch.setattr(settled, "plan_memory", lambda _: plan)
+    monkeypatch.setattr(settled, "seconds_gained", lambda *_: 31.0)
+
+    found = with_paying_workers(with_workers(prepared), FASTER, SilentObserver())
+
+    assert found.config.federation.processes == (2 if limit == 100 else 0)
 
 
 @pytest.mark.parametrize(("gained", "fits"), [(29.0, True), (31.0, False)])
@@ -86,14 +120,44 @@ def test_arms_of_a_single_site_lose_by_workers(prepared: Prepared) -> None:
     assert seconds_gained(replace(prepared, config=alone), FASTER) < 0
 
 
-def test_one_line_says_what_a_study_computes_with(small: Small, measured: None) -> None:
+def test_what_was_set_is_not_told_and_workers_are_measured(small: Small, measured: None) -> None:
     told = Told()
 
     resolved, found = resolve_here(small('federation.processes="auto"'), told)
 
-    assert told.messages == ["computing in float32 with 1 thread: fastest here"]
+    assert told.messages == []
     assert resolved.federation.processes == 2
     assert found["speed"]["gain_of_workers"] == 1.8
+
+
+@pytest.mark.parametrize(
+    ("dtype", "threads", "expected"),
+    [
+        ("auto", None, "computing in float32 with 2 threads: fastest here"),
+        ("auto", 4, "computing in float32, fastest here, with 4 threads, as set"),
+        ("float32", None, "computing in float32, as set, with 2 threads, fastest here"),
+        ("float32", 4, None),
+    ],
+)
+def test_only_what_was_measured_is_called_fastest(
+    small: Small,
+    measured: None,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: str,
+    threads: int | None,
+    expected: str | None,
+) -> None:
+    monkeypatch.setattr(preparing, "choose_dtype", lambda _: DtypeChoice("float32", "torch"))
+    config = small('federation.processes="auto"')
+    model = config.model.model_copy(update={"dtype": dtype, "threads": threads})
+    told = Told()
+    before = torch.get_num_threads()
+    try:
+        resolve_here(config.model_copy(update={"model": model}), told)
+    finally:
+        torch.set_num_threads(before)
+
+    assert [m for m in told.messages if m.startswith("computing")] == [expected] * bool(expected)
 
 
 def test_what_was_measured_is_recorded_and_a_resumed_run_keeps_it(

@@ -11,9 +11,12 @@ import pytest
 from fedmedlora.core.errors import ConfigError, RunStoreError
 from fedmedlora.core.records import SilentObserver
 from fedmedlora.report.page import write_report
+from fedmedlora.study import check
 from fedmedlora.study.check import check_study, plan_lines
+from fedmedlora.study.conditions import arms_of
 from fedmedlora.study.config import StudyConfig
 from fedmedlora.study.extract import find_adapter
+from fedmedlora.study.plan import READING, UNTRAINED, planned_work
 from fedmedlora.study.prepare import prepare, resolve
 from fedmedlora.study.run import resume_study, start_study
 
@@ -150,7 +153,7 @@ def test_the_plan_holds_every_figure_and_writes_nothing(
         "single-site/birch-clinic",
         "fedavg",
     ]
-    assert plan["seconds"].keys() == {"training", "extraction"}
+    assert plan["seconds"].keys() == {"training", "extraction", "other"}
     prepared = prepare(resolve(config, SilentObserver()), SilentObserver())
     sites = ("alder-icu", "birch-clinic")
     by_site = {name: prepared.data[name]["entities"].num_tokens for name in sites}
@@ -165,6 +168,25 @@ def test_the_plan_holds_every_figure_and_writes_nothing(
     assert plan["bytes"]["federated_in_all"] == 2 * 2 * payload * 2
     for key in ("disk", "disk_free", "memory", "memory_of_machine"):
         assert plan["bytes"][key] > 0
+
+
+def test_the_plans_time_is_that_of_all_its_work_at_the_speed_of_its_own_notes(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "training_rate", lambda _: 100.0)
+    monkeypatch.setattr(check, "extraction_rate", lambda _: 40.0)
+    config = small("arms.zero_shot=true")
+    prepared = prepare(resolve(config, SilentObserver()), SilentObserver())
+    work = planned_work(prepared, arms_of(prepared.config))
+
+    seconds = check_study(config, SilentObserver())["seconds"]
+
+    assert work.judged > 0
+    assert seconds["training"] == round((work.tokens + work.judged / READING) / 100)
+    # The untrained model reads 40 characters a second; a trained one takes longer for each.
+    assert seconds["extraction"] == round(work.characters / (UNTRAINED * 40))
+    between = sum(work.between_by_arm.values()) + work.at_end
+    assert seconds["other"] == round(between / READING / 100)
 
 
 def test_the_planned_traffic_is_what_a_run_sends_but_for_headers(

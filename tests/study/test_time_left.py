@@ -15,7 +15,7 @@ from fedmedlora.study.conditions import Arm, arms_of
 from fedmedlora.study.config import StudyConfig
 from fedmedlora.study.data import Cohort, StudyNotes
 from fedmedlora.study.machine_speed import MachineSpeed
-from fedmedlora.study.plan import planned_work
+from fedmedlora.study.plan import CHARACTERS, planned_work
 from fedmedlora.study.time_left import TimeLeft
 
 
@@ -156,7 +156,7 @@ def test_after_the_first_minute_the_time_left_is_right_within_a_third(
         clock.now += between
         meter = left.extraction(arm, [cohort(1000)])
         for _ in range(10):
-            clock.now += 100 * factor
+            clock.now += 120 / CHARACTERS * factor
             meter.advance(1)
             moments.append(clock.now)
     total = clock.now + 60  # scores and report

@@ -191,7 +191,8 @@ class Workers:
         if fault is None:
             fault = f"its process ended before it was ready (code {worker.process.returncode})"
         return FedMedLoRAError(
-            f"{place}: {fault.rstrip('.')}. If memory is short, have fewer workers; then resume."
+            f"{place}: {fault.rstrip('.')}. If memory is short, free some and resume, or start "
+            "anew with --set federation.processes=0."
         )
 
     def _end(self, worker: _Worker) -> None:

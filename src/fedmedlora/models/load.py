@@ -154,7 +154,7 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
             )
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
     except Exception as error:  # readers of damaged files raise whatever they stumble over
-        raise _refusal(f"{path}: not a readable GGUF model ({cause(error)}).", error) from error
+        raise refusal(f"{path}: not a readable GGUF model ({cause(error)}).", error) from error
     _refuse_incomplete(report, str(path))
     # Otherwise save_pretrained would write the quantised format's own configuration.
     if hasattr(model.config, "quantization_config"):
@@ -178,7 +178,7 @@ def _read(source: str, revision: str, dtype: torch.dtype) -> tuple[Any, Any]:
             **options,
         )
     except Exception as error:  # readers of damaged files raise whatever they stumble over
-        raise _refusal(
+        raise refusal(
             f"{source}: cannot be loaded as a causal language model ({cause(error)}). "
             "Expected a catalog name, a folder with config.json and safetensors, a .gguf file or "
             "a reachable hub id. `fedmedlora model list` shows the catalog.",
@@ -188,7 +188,7 @@ def _read(source: str, revision: str, dtype: torch.dtype) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _refusal(text: str, error: Exception) -> ModelError | MissingExtraError:
+def refusal(text: str, error: Exception) -> ModelError | MissingExtraError:
     """This text, and what to install if the reader fell over a library that is not there."""
     if (library := missing_library(error, ask_text=True)) is not None:
         return MissingExtraError(f"{text} {not_installed(library)}")
@@ -239,4 +239,4 @@ def _fingerprint(model: Any) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["RECEIPT", "BaseModel", "load_base", "read_gguf"]
+__all__ = ["RECEIPT", "BaseModel", "load_base", "read_gguf", "refusal"]

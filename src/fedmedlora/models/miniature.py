@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fedmedlora.core.errors import ModelError
+from fedmedlora.core.errors import cause
 from fedmedlora.models.catalog import PRESETS
 from fedmedlora.models.fetch import fetch
+from fedmedlora.models.gguf_once import read_once
 from fedmedlora.models.kernels import use_kernel
-from fedmedlora.models.load import BaseModel
+from fedmedlora.models.load import BaseModel, refusal
 from fedmedlora.models.tokens import PieceTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from fedmedlora.models.kernels import Kernel
 
@@ -43,7 +46,8 @@ def miniature(
 
     source, options = _source(name, revision, say)
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+        with _reading(options):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
         num_layers = int(config.num_hidden_layers)
         config.num_hidden_layers = 1
         if isinstance(getattr(config, "layer_types", None), list):
@@ -73,15 +77,22 @@ def load_tokenizer(
 
     Raises:
         ModelError: A catalog model cannot be fetched, or there is no tokenizer that can be read.
+        MissingExtraError: A library that is needed for it is not installed.
     """
     from transformers import AutoTokenizer
 
     source, options = _source(name, revision, say)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        with _reading(options):
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
     except Exception as error:  # readers of damaged files raise whatever they stumble over
-        raise ModelError(f"{name}: its tokenizer cannot be loaded ({error}).") from error
+        raise refusal(f"{name}: its tokenizer cannot be loaded ({cause(error)}).", error) from error
     return PieceTokenizer(tokenizer, name)
+
+
+def _reading(options: dict[str, Any]) -> AbstractContextManager[None]:
+    """A GGUF file, which transformers would open several times, is read once."""
+    return read_once() if "gguf_file" in options else nullcontext()
 
 
 def _source(name: str, revision: str, say: Callable[[str], None]) -> tuple[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,11 @@ from fedmedlora.core.records import SilentObserver
 from fedmedlora.core.words import counted
 from fedmedlora.runs.environment import describe_environment
 from fedmedlora.study.conditions import arms_of
+from fedmedlora.study.machine_speed import MachineSpeed
 from fedmedlora.study.memory_limit import fitting_plan, refuse_weights_that_cannot_fit
 from fedmedlora.study.memory_plan import MemoryPlan
-from fedmedlora.study.plan import extraction_characters, training_tokens
-from fedmedlora.study.settled import prepare_here
+from fedmedlora.study.plan import extraction_characters, planned_work, training_tokens
+from fedmedlora.study.settled import measured_for, prepare_here
 from fedmedlora.study.shared_notes import shared_notes, shared_notes_warning
 from fedmedlora.study.speed_probe import extraction_rate, training_rate
 from fedmedlora.study.study_warnings import study_warnings
@@ -21,6 +23,7 @@ from fedmedlora.study.study_warnings import study_warnings
 if TYPE_CHECKING:
     from fedmedlora.core.records import Observer
     from fedmedlora.study.config import StudyConfig
+    from fedmedlora.study.prepare import Prepared
 
 _CODEC_BYTES = {"fp32": 4, "bf16": 2}
 
@@ -36,7 +39,7 @@ def check_study(config: StudyConfig, observer: Observer) -> dict[str, Any]:
     """
     refuse_weights_that_cannot_fit(config)
     observer.message("reading the notes")
-    prepared, _ = prepare_here(config, observer)
+    prepared, measured = prepare_here(config, observer)
     config = prepared.config
     observer.message("planning memory")
     memory = fitting_plan(prepared, SilentObserver())
@@ -44,7 +47,8 @@ def check_study(config: StudyConfig, observer: Observer) -> dict[str, Any]:
     tokens = sum(sum(rounds) for rounds in training_tokens(prepared, arms).values())
     characters = extraction_characters(config, prepared.notes, arms)
     observer.message("measuring the speed of training and extraction, a few seconds each")
-    token_rate, character_rate = training_rate(prepared), extraction_rate(prepared)
+    speed = measured_for(int(config.federation.processes), measured)
+    seconds = _seconds(prepared, speed)
     sites = [site.name for site in prepared.notes.sites]
     payload = prepared.initial.num_parameters * _CODEC_BYTES[config.federation.codec]
     federated = sum(arm.condition == "federated" for arm in arms)
@@ -77,10 +81,7 @@ def check_study(config: StudyConfig, observer: Observer) -> dict[str, Any]:
         "warnings": study_warnings(prepared),
         "training_tokens": round(tokens),
         "extraction_characters": characters,
-        "seconds": {
-            "training": round(tokens / token_rate),
-            "extraction": round(characters / character_rate),
-        },
+        "seconds": {kind: round(taken) for kind, taken in seconds.items()},
         "bytes": {
             "up_and_down_per_round": 2 * payload * len(sites),
             "federated_in_all": 2 * payload * len(sites) * config.federation.rounds * federated,
@@ -91,6 +92,17 @@ def check_study(config: StudyConfig, observer: Observer) -> dict[str, Any]:
         },
         "memory": memory and memory.to_json(),
     }
+
+
+def _seconds(prepared: Prepared, speed: MachineSpeed | None) -> dict[str, float]:
+    """How long a study takes, as it tells itself while it runs, but by its own notes' speed."""
+    rate = training_rate(prepared)
+    speed = replace(speed, tokens_per_second=rate) if speed else MachineSpeed(1, 0, rate)
+    work = planned_work(prepared, arms_of(prepared.config), speed)
+    found = work.seconds(speed)
+    # What is tried is the model without training, which reads faster than a trained one.
+    extraction = work.characters / (work.untrained_weight * extraction_rate(prepared))
+    return {"training": found["training"], "extraction": extraction, "other": found["between"]}
 
 
 def plan_lines(plan: dict[str, Any]) -> list[str]:
@@ -111,7 +123,7 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     total = sum(seconds.values())
     lines += [
         f"time: about {_minutes(total)} (training {_minutes(seconds['training'])}, extraction "
-        f"{_minutes(seconds['extraction'])})",
+        f"{_minutes(seconds['extraction'])}, all else {_minutes(seconds['other'])})",
         f"traffic: {size['up_and_down_per_round'] / 1e6:,.1f} MB a round, "
         f"{size['federated_in_all'] / 1e6:,.1f} MB in all federated arms",
         f"disk: {size['disk'] / 1e6:,.0f} MB of {size['disk_free'] / 1e9:,.1f} GB free",

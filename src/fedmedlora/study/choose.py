@@ -10,6 +10,7 @@ from fedmedlora.models.miniature import load_tokenizer
 from fedmedlora.prompts.registry import get_format
 from fedmedlora.study.conditions import arms_of
 from fedmedlora.study.data import load_notes
+from fedmedlora.study.devices import device_of
 from fedmedlora.study.machine_speed import MachineSpeed
 from fedmedlora.study.plan import planned_work
 from fedmedlora.study.prepare import client_data, resolve_here
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from fedmedlora.study.plan import Work
     from fedmedlora.training.site import TaskData
 
-# Loading libraries, notes and model, in tokens whose loss is taken; they are read once a study.
-_START_TOKENS = 1500.0
+# Loading libraries, notes and model and measuring, in tokens whose loss is taken.
+_START_TOKENS = 3000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +40,25 @@ class Choice:
         path: Of the chosen one's file.
         seconds: That each would take, by file, in the order given.
         limit_seconds: That it may take.
-        speed: Of this machine.
+        speed: Of this machine's processor.
+        on_gpu: The study runs on a GPU, which is not tried.
     """
 
     path: Path
     seconds: Mapping[Path, float]
     limit_seconds: float
     speed: MachineSpeed
+    on_gpu: bool = False
 
     def lines(self) -> list[str]:
         """For people."""
         rate = self.speed.tokens_per_second
         told = [f"this machine trains on about {rate:,.0f} tokens a second"]
+        if self.on_gpu:
+            told = [
+                f"this machine's processor trains on about {rate:,.0f} tokens a second; the study "
+                "runs on its GPU, which was not tried: these times are the most it can take"
+            ]
         for path, seconds in self.seconds.items():
             chosen = " <- chosen" if path == self.path else ""
             told.append(f"  {path}: about {minutes(seconds)}{chosen}")
@@ -114,7 +122,8 @@ def choose_study(
     speed = MachineSpeed.from_json(measured["speed"])
     tokenizer = load_tokenizer(config.model.base, revision=config.model.revision)
     seconds = {path: seconds_of(_work(study, tokenizer), speed) for path, study in studies.items()}
-    return Choice(chosen(seconds, limit_seconds), seconds, limit_seconds, speed)
+    on_gpu = first.model.device != "cpu" and device_of("auto") == "cuda"
+    return Choice(chosen(seconds, limit_seconds), seconds, limit_seconds, speed, on_gpu)
 
 
 def chosen(seconds: Mapping[Path, float], limit: float) -> Path:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from fedmedlora.study.machine_speed import MachineSpeed
 
 
+# A study's own steps reach so much of the speed of equal steps: each has another shape.
+_OWN_STEPS = 0.8
+
+
 def device_of(wanted: str) -> str:
     """`cpu` or `cuda`.
 
@@ -90,16 +94,32 @@ def measured_speed(config: StudyConfig, observer: Observer) -> MachineSpeed | No
     if found is None:
         return None
     small, num_layers = found
+    training = config.training
     timer = StepTimer(
         small,
         rank=config.lora.rank,
         target_modules=config.lora.target_modules or (),
-        batch_tokens=config.training.batch_tokens,
+        batch_tokens=min(
+            training.batch_tokens, training.micro_batch_tokens or training.batch_tokens
+        ),
     )
-    return best_speed(
-        timer,
-        threads=[fixed] if fixed else thread_counts(cores, physical_cores()),
-        cores=cores,
-        most_workers=len(config.sites) if config.federation.processes == "auto" else 0,
-        layer_tokens=timer.num_tokens / num_layers,
-    )
+    try:
+        return best_speed(
+            timer,
+            threads=[fixed] if fixed else thread_counts(cores, physical_cores()),
+            cores=cores,
+            most_workers=len(config.sites) if config.federation.processes == "auto" else 0,
+            layer_tokens=_OWN_STEPS * timer.num_tokens / num_layers,
+        )
+    except RuntimeError:  # torch has no memory, or no such kernel; training itself will say so
+        return None
+
+
+def how_computed(dtype: str, threads: str, *, typed: bool, by_speed: bool) -> str:
+    """Number type and threads, and whether each was measured or set."""
+    named = {True: "fastest here", False: "as set"}
+    if not threads:
+        return f"{dtype}: {named[typed]}"
+    if typed == by_speed:
+        return f"{dtype} with {threads}: {named[typed]}"
+    return f"{dtype}, {named[typed]}, with {threads}, {named[by_speed]}"

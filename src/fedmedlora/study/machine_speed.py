@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_TURNS = 5
+_TURNS = 3
 # After so long no further turn is begun, of threads and then of workers; each way has had one.
-_MOST_SECONDS = 1.5
+_MOST_SECONDS = 1.0
+# A way whose first step takes so many times as long as another's is not tried again.
+_HOPELESS = 4.0
+# Where a step takes longer, what it must make anew is a small part of it.
+_LONG_SECONDS = 0.6
 # More threads must be worth it, and workers, which take memory and start slowly, much more so.
 _MORE_THREADS, _MORE_WORKERS = 1.05, 1.25
 
@@ -75,10 +79,18 @@ class MachineSpeed:
         )
 
     def factor(self, num_sites: int) -> float:
-        """How much faster than `tokens_per_second` an arm of so many sites trains."""
-        if not self.workers:
+        """How much faster than `tokens_per_second` an arm of so many equal sites trains.
+
+        Workers take them in waves, of which the last may be a small one.
+        """
+        if self.workers < 2 or not num_sites:
             return 1.0
-        return self.gain if num_sites > 1 else self.alone
+        waves, rest = divmod(num_sites, self.workers)
+        taken = waves * self.workers / self.gain
+        if rest:  # the last wave leaves workers idle
+            share = (rest - 1) / (self.workers - 1)
+            taken += rest / (self.alone + (self.gain - self.alone) * share)
+        return num_sites / taken
 
 
 def best_speed(
@@ -137,15 +149,17 @@ def _measured(
     The median, not the best: what others take of this machine is to count.
     """
     started = clock()
-    for way in ways:
-        timed(way)  # the first time pays for what is made once
-    taken: dict[Way, list[float]] = {way: [] for way in ways}
+    first = {way: timed(way) for way in ways}  # pays for what is made once
+    hopeless = {way: s for way, s in first.items() if s > _HOPELESS * min(first.values())}
+    taken: dict[Way, list[float]] = {way: [] for way in ways if way not in hopeless}
     for turn in range(_TURNS):
         if turn and clock() - started > _MOST_SECONDS:
             break
-        for way in ways:
-            taken[way].append(timed(way))
-    return {way: median(times) for way, times in taken.items()}
+        for way, times in taken.items():
+            if first[way] < _LONG_SECONDS:
+                timed(way)  # oneDNN's programs, of which the way before has taken the place
+            times.append(timed(way))
+    return {way: median(taken[way]) if way in taken else hopeless[way] for way in ways}
 
 
 def thread_counts(cores: int, real_cores: int) -> list[int]:

@@ -12,6 +12,7 @@ from fedmedlora.core.schema import default_schema
 from fedmedlora.core.seeds import derive_seed
 from fedmedlora.corpora.synthetic.notes import generate_site
 from fedmedlora.models.lora import LoRAModel, initial_adapter, merged
+from fedmedlora.models.quantised import FourBitLinear
 from fedmedlora.training.batches import Batch, collate, encode_example, render_documents
 from fedmedlora.training.objectives import token_losses
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 # activations overflow or cancel is off by orders of magnitude.
 MAX_LOSS_ERROR = 0.02
 MAX_GRADIENT_ERROR = 0.1
-_MAX_TOKENS = 800
+_MAX_TOKENS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +74,33 @@ def rounding_error(
     """The error of bfloat16, on artificial notes and a drawn adapter whose effect is not zero.
 
     Args:
-        load: Gives the base model in a number type. Both are in memory one after the other.
+        load: Gives the base model in a number type. It is loaded in float32
+            and converted, or loaded a second time if it is held in 4 bits.
         tags: The study's prompt format.
         rank: Of the study's adapters.
         alpha: Of the study's adapters.
         target_modules: Of the study's adapters.
     """
-    adapter: AdapterState | None = None
-    measured = []
-    for dtype in (torch.float32, torch.bfloat16):
-        base = load(dtype)
-        if adapter is None:
-            adapter = _drawn(base, rank, alpha, target_modules)
-        measured.append(_measure(base, adapter, _batch(base, tags)))
+    base = load(torch.float32)
+    adapter, batch = _drawn(base, rank, alpha, target_modules), _batch(base, tags)
+    exact, exact_gradient = _measure(base, adapter, batch)
+    if any(isinstance(module, FourBitLinear) for module in base.model.modules()):
         del base
-    (exact, exact_gradient, _), (half, half_gradient, half_merged) = measured
+        base = load(torch.bfloat16)
+    else:
+        _halve(base)
+    half, half_gradient = _measure(base, adapter, batch)
+    with torch.inference_mode():
+        whole = merged(base, adapter)
+        after = token_losses(whole.backbone, whole.output_weight, batch, batch.targets).mean()
     difference = float((half_gradient - exact_gradient).norm() / exact_gradient.norm())
-    return RoundingError(abs(half / exact - 1), difference, abs(half_merged / exact - 1))
+    return RoundingError(abs(half / exact - 1), difference, abs(float(after) / exact - 1))
+
+
+def _halve(base: BaseModel) -> None:
+    """As if loaded in bfloat16: its weights are converted, its buffers stay."""
+    for weight in base.model.parameters():
+        weight.data = weight.data.to(torch.bfloat16)
 
 
 def _drawn(
@@ -118,20 +129,11 @@ def _batch(base: BaseModel, tags: TagFormat) -> Batch:
     return collate(chosen or examples[:1], base.tokenizer.end_id, device=base.device)
 
 
-def _measure(
-    base: BaseModel, adapter: AdapterState, batch: Batch
-) -> tuple[float, torch.Tensor, float]:
-    """Mean loss, all LoRA gradients in one vector, and the mean loss with the adapter merged."""
+def _measure(base: BaseModel, adapter: AdapterState, batch: Batch) -> tuple[float, torch.Tensor]:
+    """Mean loss, and all LoRA gradients in one vector."""
     model = LoRAModel(base, adapter.spec)
     model.load(adapter)
     parameters = model.parameters(frozenset("AB"))
     loss = token_losses(model.backbone, base.output_weight, batch, batch.targets).mean()
     gradients = torch.autograd.grad(loss, parameters)
-    with torch.inference_mode():
-        whole = merged(base, adapter)
-        after = token_losses(whole.backbone, whole.output_weight, batch, batch.targets).mean()
-    return (
-        float(loss.detach()),
-        torch.cat([g.reshape(-1) for g in gradients]).double(),
-        float(after),
-    )
+    return float(loss.detach()), torch.cat([g.reshape(-1) for g in gradients]).double()

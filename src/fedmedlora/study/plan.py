@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 Kind = Literal["training", "extraction", "between"]
 
-# By measurement with SmolLM2-135M in float32 and bfloat16 (docs/log.md). In the time of one token's
-# training: tokens whose loss alone is taken, and characters that a trained model extracts from. A
-# character takes a model without training less, as it marks nearly nothing.
-READING, CHARACTERS, UNTRAINED = 2.2, 1.2, 0.4
+# By measurement with SmolLM2-135M, in bfloat16 and on slow cores in float32. In the time of one
+# token's training: tokens whose loss alone is taken, and characters that a trained model extracts
+# from. A character takes a model without training less, as it marks nearly nothing.
+READING, CHARACTERS, UNTRAINED = 2.2, 1.7, 0.5
 # What an arm takes besides, and scores and report at the end; in tokens whose loss is taken.
 ARM_TOKENS, END_TOKENS = 300.0, 1500.0
 

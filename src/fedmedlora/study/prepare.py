@@ -19,7 +19,7 @@ from fedmedlora.prompts.relation_formats import get_relation_format
 from fedmedlora.runs.machine_cores import usable_cores
 from fedmedlora.study.conditions import POOL, SERVER, client_name
 from fedmedlora.study.data import StudyNotes, load_notes, pooled, site_examples
-from fedmedlora.study.devices import device_of, measured_speed, num_processes
+from fedmedlora.study.devices import device_of, how_computed, measured_speed, num_processes
 from fedmedlora.study.number_type import RoundingError, rounding_error
 from fedmedlora.study.server_notes import ServerNotes
 from fedmedlora.study.start import started_from, with_start
@@ -133,10 +133,11 @@ def resolve_here(config: StudyConfig, observer: Observer) -> tuple[StudyConfig, 
     config = config.model_copy(update={"model": chosen, "federation": federation})
     if speed is not None:
         measured["speed"] = speed.to_json()
-        counted = f"{threads} thread{'' if threads == 1 else 's'}"
-        observer.message(f"computing in {chosen.dtype} with {counted}: fastest here{remark}")
-    elif "number_type" in measured:
-        observer.message(f"computing in {chosen.dtype}: fastest here{remark}")
+    typed = model.dtype == "auto"
+    if typed or (speed is not None and model.threads is None):
+        counted = f"{threads} thread{'' if threads == 1 else 's'}" if speed is not None else ""
+        how = how_computed(chosen.dtype, counted, typed=typed, by_speed=model.threads is None)
+        observer.message(f"computing in {how}{remark}")
     return config, measured
 
 
@@ -147,7 +148,10 @@ def _with_number_type(
     model = config.model
     if "auto" not in (model.dtype, model.kernel):
         return config, {}, ""
+    # One thread tells which type is faster; more wait for each other where others use the machine.
+    torch.set_num_threads(model.threads or 1)
     choice = choose_dtype(model.device)
+    torch.set_num_threads(model.threads or usable_cores())  # torch's own number passes over quotas
     filled: dict[str, Any] = {}
     measured: dict[str, Any] = {"number_type": choice.to_json()}
     remark = ""

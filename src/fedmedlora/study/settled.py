@@ -18,6 +18,8 @@ from fedmedlora.study.plan import training_tokens
 from fedmedlora.study.prepare import prepare, resolve_here
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fedmedlora.core.records import Observer
     from fedmedlora.runs.store import RunStore
     from fedmedlora.study.config import StudyConfig
@@ -55,9 +57,10 @@ def with_paying_workers(
         return prepared
     gained = seconds_gained(prepared, speed)
     if gained >= _LEAST_SECONDS and _fits(prepared):
+        faster = speed.factor(len(prepared.config.sites))
         observer.message(
             f"{speed.workers} sites train side by side, each in a process of its own: "
-            f"{speed.gain:.1f} times as fast here as one after another"
+            f"{faster:.1f} times as fast here as one after another"
         )
         return prepared
     federation = prepared.config.federation.model_copy(update={"processes": 0})
@@ -80,13 +83,19 @@ def _fits(prepared: Prepared) -> bool:
         plan = plan_memory(prepared)
     except (FedMedLoRAError, RuntimeError, TypeError, ValueError):
         return False
-    return plan.limit is None or plan.needed <= plan.limit
+    # Where nothing tells what is free, copies of the model are not risked unasked.
+    return plan.limit is not None and plan.needed <= plan.limit
 
 
 def speed_of_run(store: RunStore) -> MachineSpeed | None:
     """What was measured when the run was started, for the time that is left."""
-    found = store.read_json(ENVIRONMENT).get("speed") if store.has(ENVIRONMENT) else None
-    if not found:
+    measured = store.read_json(ENVIRONMENT) if store.has(ENVIRONMENT) else {}
+    return measured_for(store.config["federation"]["processes"], measured)
+
+
+def measured_for(processes: int, measured: Mapping[str, Any]) -> MachineSpeed | None:
+    """The speed among what was measured; without workers where a study settled on none."""
+    if not measured.get("speed"):
         return None
-    speed = MachineSpeed.from_json(found)
-    return speed if store.config["federation"]["processes"] else replace(speed, workers=0)
+    speed = MachineSpeed.from_json(measured["speed"])
+    return speed if processes else replace(speed, workers=0)

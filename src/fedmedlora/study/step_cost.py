@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from threading import Barrier, Thread
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from fedmedlora.study.machine_speed import Way
 
 # A usual example: an instruction, a window, and the window again with its tags.
-_INSTRUCTION, _WINDOW, _ANSWER = 48, 64, 96
+_INSTRUCTION, _WINDOW, _ANSWER = 24, 56, 72
+# Longer steps cost hardly less a token, and much time and memory here.
+_MOST_TOKENS = 1024
 
 
 class StepTimer:
@@ -33,12 +36,13 @@ class StepTimer:
     def __init__(
         self, base: BaseModel, *, rank: int, target_modules: tuple[str, ...], batch_tokens: int
     ) -> None:
+        """`batch_tokens` are those that a pass of the study's training takes at most."""
         self._base = base
         self._spec = AdapterSpec(base.name, base.revision, rank, 2.0 * rank, target_modules)
         vocabulary = len(base.output_weight)
         tokens = tuple(7 * at % vocabulary for at in range(_INSTRUCTION + _WINDOW + _ANSWER))
         example = EncodedExample("", tokens, _INSTRUCTION + _WINDOW, 1, _INSTRUCTION)
-        examples = [example] * max(1, batch_tokens // example.num_own_tokens)
+        examples = [example] * max(1, min(batch_tokens, _MOST_TOKENS) // example.num_own_tokens)
         packed = allow_packed_rows(base.backbone)
         self._batch = pack(examples) if packed else collate(examples, 0)
         self._steps: list[_Step] = []
@@ -58,17 +62,15 @@ class StepTimer:
             self._steps[0].run()
             return time.perf_counter() - started
         ready = Barrier(way.at_a_time + 1)
-        threads = [
-            Thread(target=step.run, args=(ready, way.threads), daemon=True)
-            for step in self._steps[: way.at_a_time]
-        ]
-        for thread in threads:
-            thread.start()
-        ready.wait()
-        started = time.perf_counter()
-        for thread in threads:
-            thread.join()
-        return time.perf_counter() - started
+        with ThreadPoolExecutor(way.at_a_time) as pool:
+            steps = [
+                pool.submit(step.run, ready, way.threads) for step in self._steps[: way.at_a_time]
+            ]
+            ready.wait()
+            started = time.perf_counter()
+            for step in steps:
+                step.result()  # raises what the step did
+            return time.perf_counter() - started
 
 
 class _Step:
