@@ -355,7 +355,10 @@ def test_a_call_within_a_call_is_refused(shared: Gated) -> None:
 @pytest.mark.parametrize(
     ("way", "told"),
     [
-        ("faulty", r"worker 1 of 1: base: no such file\. If memory is short"),
+        (
+            "faulty",
+            r"worker 1 of 1: base: no such file\. If memory is short, free some",
+        ),
         ("unreadable", r"worker 1 of 1: ValueError at odd_sites\.py:\d+\. "),
         ("mute", r"ended before it was ready \(code 3\)"),
     ],
