@@ -102,7 +102,7 @@ def test_what_is_to_be_expected_of_a_stage_and_of_all_is_shown_instead_of_its_ow
         "  fedavg: training: 60%, 1 min 00 s left, 6 min 10 s of all (3.3 tokens/s)",
         "  fedavg: training: 600 tokens, 500 of them done before, in 30 s (3.3 tokens/s)",
         "  fedavg: extraction: 50%, 30 s left (30 s a note)",
-        "  fedavg: extraction: 1 notes in 30 s (30 s a note)",
+        "  fedavg: extraction: 1 note in 30 s (30 s a note)",
     ]
 
 

@@ -126,5 +126,6 @@ def test_the_text_of_a_librarys_error_is_asked_for_only_where_no_notes_are_read(
         "models/attention_choice.py",
         "models/fetch.py",
         "models/load.py",
+        "models/miniature.py",
         "training/site_state.py",
     }
