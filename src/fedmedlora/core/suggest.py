@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _MIN_SIMILARITY = 0.7
 _MIN_PART = 4
@@ -18,18 +19,7 @@ def closest(word: str, known: Iterable[str]) -> str | None:
 
     None if the word itself is known, or nothing is near enough to be meant.
     """
-    words = list(dict.fromkeys(known))
-    if word in words:
-        return None
-    plain = _plain(word)
-    by_plain = {_plain(other): other for other in reversed(words)}
-    if plain in by_plain:
-        return by_plain[plain]
-    found = get_close_matches(plain, by_plain, n=1, cutoff=_MIN_SIMILARITY)
-    if found:
-        return by_plain[found[0]]
-    holding = [other for key, other in by_plain.items() if len(plain) >= _MIN_PART and plain in key]
-    return holding[0] if len(holding) == 1 else None
+    return _meant(word, known, _similar)
 
 
 def slip(word: str, known: Iterable[str], *, most: int = 2) -> str | None:
@@ -38,18 +28,34 @@ def slip(word: str, known: Iterable[str], *, most: int = 2) -> str | None:
     Stricter than `closest`, for places where people may use words of their own: short words, and
     those with another first letter, are taken as they are.
     """
+    return _meant(word, known, partial(_slipped, most=most))
+
+
+def _meant(
+    word: str, known: Iterable[str], near: Callable[[str, Iterable[str]], str | None]
+) -> str | None:
     words = list(dict.fromkeys(known))
     if word in words:
         return None
-    plain = _plain(word)
     by_plain = {_plain(other): other for other in reversed(words)}
-    if plain in by_plain:
-        return by_plain[plain]
+    plain = _plain(word)
+    found = plain if plain in by_plain else near(plain, by_plain)
+    return None if found is None else by_plain[found]
+
+
+def _similar(plain: str, known: Iterable[str]) -> str | None:
+    if found := get_close_matches(plain, known, n=1, cutoff=_MIN_SIMILARITY):
+        return found[0]
+    holding = [other for other in known if len(plain) >= _MIN_PART and plain in other]
+    return holding[0] if len(holding) == 1 else None
+
+
+def _slipped(plain: str, known: Iterable[str], most: int) -> str | None:
     if len(plain) < _MIN_SLIP:
         return None
-    distances = {key: _distance(plain, key) for key in by_plain if key[:1] == plain[0]}
+    distances = {other: _distance(plain, other) for other in known if other[:1] == plain[0]}
     near = min(distances, key=distances.__getitem__, default=None)
-    return None if near is None or distances[near] > most else by_plain[near]
+    return None if near is None or distances[near] > most else near
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

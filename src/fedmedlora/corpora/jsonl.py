@@ -258,6 +258,18 @@ def _objects(data: dict[str, Any], key: str, problems: list[Problem]) -> list[di
     return [item for item in value if type(item) is dict] if problems else value
 
 
+def _note_id(
+    kind: str, raw: dict[str, Any], number: int, ids: set[str], problems: list[Problem]
+) -> None:
+    """Add the id, or the fault that it occurs twice; whatever else is wrong with the object."""
+    identity = raw.get("id")
+    if type(identity) is str and identity:
+        if identity in ids:
+            where = _where(kind, raw, number)
+            problems.append(("duplicate-id", f"{where}: the id occurs twice in the note."))
+        ids.add(identity)
+
+
 def _entities(
     data: dict[str, Any], text: str, check_label: LabelCheck | None, problems: list[Problem]
 ) -> list[Entity]:
@@ -265,12 +277,7 @@ def _entities(
     ids: set[str] = set()
     for number, raw in enumerate(_objects(data, "entities", problems), 1):
         spans: tuple[Span, ...] | None = None
-        identity = raw.get("id")
-        if type(identity) is str and identity:
-            if identity in ids:
-                where = _where("entity", raw, number)
-                problems.append(("duplicate-id", f"{where}: the id occurs twice in the note."))
-            ids.add(identity)
+        _note_id("entity", raw, number, ids, problems)
         try:
             identity, label, start, end, covered = _ENTITY(raw)
         except KeyError:
@@ -373,12 +380,7 @@ def _relations(
     relations: list[Relation] = []
     ids: set[str] = set()
     for number, raw in enumerate(_objects(data, "relations", problems), 1):
-        identity = raw.get("id")
-        if type(identity) is str and identity:
-            if identity in ids:
-                where = _where("relation", raw, number)
-                problems.append(("duplicate-id", f"{where}: the id occurs twice in the note."))
-            ids.add(identity)
+        _note_id("relation", raw, number, ids, problems)
         try:
             identity, label, head, tail = _RELATION(raw)
         except KeyError:
