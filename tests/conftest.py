@@ -230,6 +230,12 @@ def _killed_at(step: int, num_calls: int, work: Callable[[], object]) -> bool:
 
 
 @pytest.fixture(scope="session")
+def forked() -> Callable[[Callable[[], object]], int]:
+    """The exit code of a forked child that does some work; minus the signal that killed it."""
+    return _forked
+
+
+@pytest.fixture(scope="session")
 def num_steps() -> Callable[[Callable[[], object]], int]:
     """How often some work asks the system for a file or folder; it is done in a forked child."""
     return _num_steps

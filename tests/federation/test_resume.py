@@ -158,21 +158,8 @@ def test_updates_that_wait_on_disk_change_nothing_about_resuming(tmp_path: Path)
         assert not any(work.iterdir())
 
 
-def in_child(work: Callable[[], object]) -> int:
-    """The process id of a forked child that does the work and exits with 0, or 1 on an error."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
-
-
 def test_a_death_without_a_last_word_at_any_step_of_saving_can_be_resumed_from(
-    tmp_path: Path,
+    tmp_path: Path, forked: Callable[[Callable[[], object]], int]
 ) -> None:
     """Unlike an exception, it leaves half-written folders behind."""
     whole = run(tmp_path / "whole")
@@ -185,8 +172,7 @@ def test_a_death_without_a_last_word_at_any_step_of_saving_can_be_resumed_from(
                 die_at(step, patched, lambda: os._exit(9))
                 run(folder)
 
-        _, status = os.waitpid(in_child(work), 0)
-        assert os.waitstatus_to_exitcode(status) == 9
+        assert forked(work) == 9
         left_behind += any(folder.glob(".writing-*"))
         assert_same(run(folder), whole)
         assert not any(folder.glob(".*"))

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -65,27 +64,12 @@ def refused(work: Callable[[], object], kind: type[Exception]) -> str:
 # Interrupted ---------------------------------------------------------------------------------
 
 
-def in_child(work: Callable[[], object]) -> int:
-    """The exit code of the work in a forked process."""
-    with warnings.catch_warnings():
-        # Newer Pythons warn of forks in a process with threads; the tensor library has some.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
+Forked = Callable[[Callable[[], object]], int]
 STEPS = ("fsync", "rename", "replace", "rmdir", "unlink", "truncate", "mkdir")
 DIED = 9
 
 
-def killed_at(step: int, work: Callable[[], object]) -> bool:
+def killed_at(forked: Forked, step: int, work: Callable[[], object]) -> bool:
     """Whether the work died, like by kill -9, just before its n-th change of the file system."""
 
     def child() -> None:
@@ -105,7 +89,7 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
             setattr(os, name, dying(getattr(os, name)))
         work()
 
-    code = in_child(child)
+    code = forked(child)
     assert code in (0, DIED)
     return code == DIED
 
@@ -116,7 +100,7 @@ def moments(every: int) -> Iterator[int]:
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_killed_at_any_moment_and_resumed_the_output_is_that_of_an_uninterrupted_run(
-    marker: Any, request_of: RequestOf, to: str
+    marker: Any, request_of: RequestOf, forked: Forked, to: str
 ) -> None:
     whole = request_of("whole", to=to)
     run(whole)
@@ -127,7 +111,7 @@ def test_killed_at_any_moment_and_resumed_the_output_is_that_of_an_uninterrupted
     for moment in moments(every={"jsonl": 2, "label-studio": 5, "brat": 17, "html": 4}[to]):
         cut = request_of("cut", to=to)
         shutil.rmtree(cut.out, ignore_errors=True)
-        if not killed_at(moment, lambda cut=cut: run(cut)):
+        if not killed_at(forked, moment, lambda cut=cut: run(cut)):
             break
         resumed(cut)
         assert files_in(cut.out) == expected, f"killed before change {moment}"
@@ -138,7 +122,7 @@ def test_killed_at_any_moment_and_resumed_the_output_is_that_of_an_uninterrupted
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_killed_again_and_again_it_goes_on_and_never_loses_a_finished_chunk(
-    marker: Any, request_of: RequestOf, to: str
+    marker: Any, request_of: RequestOf, forked: Forked, to: str
 ) -> None:
     whole = request_of("whole", to=to)
     run(whole)
@@ -146,7 +130,7 @@ def test_killed_again_and_again_it_goes_on_and_never_loses_a_finished_chunk(
     done = [0]
     for attempt in range(60):
         step = 5 + 3 * attempt
-        if not killed_at(step, lambda: resumed(cut)):
+        if not killed_at(forked, step, lambda: resumed(cut)):
             break
         if (cut.out / PROGRESS_FILE).exists():
             done.append(progress_in(cut.out)["num_notes"])
