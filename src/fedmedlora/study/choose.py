@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedmedlora.core.errors import ConfigError
+from fedmedlora.models.device import device_of
 from fedmedlora.models.miniature import load_tokenizer
 from fedmedlora.prompts.registry import get_format
 from fedmedlora.study.conditions import arms_of
 from fedmedlora.study.data import load_notes
-from fedmedlora.study.devices import device_of
 from fedmedlora.study.machine_speed import MachineSpeed
 from fedmedlora.study.plan import planned_work
 from fedmedlora.study.prepare import client_data, resolve_here
@@ -122,7 +122,7 @@ def choose_study(
     speed = MachineSpeed.from_json(measured["speed"])
     tokenizer = load_tokenizer(config.model.base, revision=config.model.revision)
     seconds = {path: seconds_of(_work(study, tokenizer), speed) for path, study in studies.items()}
-    on_gpu = first.model.device != "cpu" and device_of("auto") == "cuda"
+    on_gpu = first.model.device != "cpu" and device_of("auto", asked_by="model.device") == "cuda"
     return Choice(chosen(seconds, limit_seconds), seconds, limit_seconds, speed, on_gpu)
 
 

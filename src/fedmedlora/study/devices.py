@@ -23,22 +23,6 @@ if TYPE_CHECKING:
 _OWN_STEPS = 0.8
 
 
-def device_of(wanted: str) -> str:
-    """`cpu` or `cuda`.
-
-    Raises:
-        ConfigError: The machine has no GPU, but the study asks for one.
-    """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "model.device: this machine has no GPU that torch can use; expected one for "
-            'device = "cuda". Set model.device = "cpu" or "auto".'
-        )
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return wanted
-
-
 def num_processes(wanted: int | str, device: str, speed: MachineSpeed | None) -> int:
     """How many workers there are; `speed` is what was measured for `auto`, if anything was.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from fedmedlora.core.errors import ConfigError
+from fedmedlora.models.device import device_of
 from fedmedlora.models.dtype import choose_dtype
 from fedmedlora.runs.machine_cores import usable_cores
 
@@ -80,10 +80,4 @@ def choose_machine(
 def _device(wanted: DeviceWanted, before: Mapping[str, Any] | None) -> str:
     if wanted == "auto" and before is not None and "device" in before:
         wanted = before["device"]
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise ConfigError(
-            "--device cuda: this machine has no GPU that torch can use. Leave the option out, or "
-            "name cpu."
-        )
-    return "cuda" if there and wanted != "cpu" else "cpu"
+    return device_of(wanted, asked_by=f"--device {wanted}")

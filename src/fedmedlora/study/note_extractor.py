@@ -98,8 +98,7 @@ def load_extractor(
         say=observer.message,
     )
     prompt = trained.prompt
-    bound = state.spec.revision.startswith("sha256-") and state.spec.revision != base.revision
-    if bound or trained.base_fingerprint not in (None, base.fingerprint):
+    if not trained.fits(state.spec, base):
         raise AdapterMismatchError(
             f"{base.name}: is not the base model that {trained.folder} was trained on; expected "
             f"revision {state.spec.revision}, got {base.revision}. Name the right one with --model."

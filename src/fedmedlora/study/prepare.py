@@ -11,6 +11,7 @@ import torch
 from fedmedlora.core.errors import ConfigError
 from fedmedlora.models.attention_choice import AttentionChoice, choose_attention
 from fedmedlora.models.catalog import ALL_LINEAR, PRESETS
+from fedmedlora.models.device import device_of
 from fedmedlora.models.dtype import choose_dtype
 from fedmedlora.models.load import BaseModel, load_base
 from fedmedlora.models.lora import LoRAModel, initial_adapter
@@ -19,7 +20,7 @@ from fedmedlora.prompts.relation_formats import get_relation_format
 from fedmedlora.runs.machine_cores import usable_cores
 from fedmedlora.study.conditions import POOL, SERVER, client_name
 from fedmedlora.study.data import StudyNotes, load_notes, pooled, site_examples
-from fedmedlora.study.devices import device_of, how_computed, measured_speed, num_processes
+from fedmedlora.study.devices import how_computed, measured_speed, num_processes
 from fedmedlora.study.number_type import RoundingError, rounding_error
 from fedmedlora.study.server_notes import ServerNotes
 from fedmedlora.study.start import started_from, with_start
@@ -111,7 +112,7 @@ def resolve_here(config: StudyConfig, observer: Observer) -> tuple[StudyConfig, 
     if Path(model.base).expanduser().exists() and model.base not in PRESETS:
         # As the corpora: a run can be resumed from any working directory.
         filled["base"] = str(Path(model.base).expanduser().resolve())
-    device = filled["device"] = device_of(model.device)
+    device = filled["device"] = device_of(model.device, asked_by="model.device")
     lora = config.lora
     if lora.target_modules is None:
         known = PRESETS.get(model.base)
@@ -201,7 +202,7 @@ def prepare(config: StudyConfig, observer: Observer) -> Prepared:
         config.model.base,
         revision=config.model.revision,
         dtype=torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32,
-        device=device_of(config.model.device),
+        device=device_of(config.model.device, asked_by="model.device"),
         kernel="onednn" if config.model.kernel == "onednn" else "torch",
         quantisation=config.model.quantisation,
         say=observer.message,

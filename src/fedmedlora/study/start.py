@@ -116,8 +116,7 @@ def started_from(name: str, base: BaseModel) -> AdapterState:
     """
     start = find_start(name)
     spec, trained = start.adapter.spec, start.trained
-    bound = spec.revision.startswith("sha256-") and spec.revision != base.revision
-    if bound or trained.base_fingerprint not in (None, base.fingerprint):
+    if not trained.fits(spec, base):
         raise AdapterMismatchError(
             f"start: {trained.folder} was trained on another base model than {base.name}; expected "
             f"an adapter of revision {base.revision}, got {spec.revision or 'another fingerprint'}."

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from fedmedlora.adapters.state import AdapterSpec
     from fedmedlora.core.example import Task
+    from fedmedlora.models.load import BaseModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,14 @@ class Trained:
         said = {"format": prompt, "window_tokens": window_tokens}
         given = {name: value for name, value in said.items() if value is not None}
         return replace(self, prompt=self.prompt.model_copy(update=given))
+
+    def fits(self, spec: AdapterSpec, base: BaseModel) -> bool:
+        """Whether the base model is the one of the training, as far as that is known.
+
+        `spec` is the adapter's own, which names the weights of a model that no hub keeps apart.
+        """
+        bound = spec.revision.startswith("sha256-") and spec.revision != base.revision
+        return not bound and self.base_fingerprint in (None, base.fingerprint)
 
     def sha256(self) -> str:
         """Of the adapter's weights and configuration, wherever the folder lies."""
