@@ -10,6 +10,7 @@ import typer
 
 from fedmedlora import __version__
 from fedmedlora.cli.console import print_json
+from fedmedlora.core.words import counted
 from fedmedlora.inference.decoders import DecoderName
 from fedmedlora.models.starter import CARD_FILE, STARTER, adapter_folder
 
@@ -173,18 +174,14 @@ def _in_words(summary: dict[str, Any]) -> str:
 
     found = ", ".join(
         [
-            _counted(summary["documents"], "note"),
-            _counted(summary["entities"], "entity", "entities") + below("entities"),
-            _counted(summary["modifiers"], "modifier") + below("modifiers"),
-            _counted(summary["relations"], "relation"),
+            counted(summary["documents"], "note"),
+            counted(summary["entities"], "entity", "entities") + below("entities"),
+            counted(summary["modifiers"], "modifier") + below("modifiers"),
+            counted(summary["relations"], "relation"),
         ]
     )
     return (
-        f"{found}; of {_counted(summary['windows'], 'window')} {summary['unparsable']:,} "
+        f"{found}; of {counted(summary['windows'], 'window')} {summary['unparsable']:,} "
         f"unparsable and {summary['truncated']:,} truncated; "
-        f"{_counted(summary['unaligned'], 'mention')} not in their note"
+        f"{counted(summary['unaligned'], 'mention')} not in their note"
     )
-
-
-def _counted(number: int, noun: str, plural: str = "") -> str:
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

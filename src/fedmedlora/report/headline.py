@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fedmedlora.core.words import counted
 from fedmedlora.evaluation.intervals import MIN_DOCUMENTS
 from fedmedlora.report.relation_tables import LINKS
 from fedmedlora.report.tables import fewest_notes, presets_of, settings_of
-from fedmedlora.report.wording import counted, includes_zero, interval, listed, points
+from fedmedlora.report.wording import includes_zero, interval, listed, points
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 import fedmedlora
+from fedmedlora.core import words
 from fedmedlora.core.errors import RunStoreError
 from fedmedlora.evaluation.intervals import MIN_DOCUMENTS
 from fedmedlora.report import figures, panels, tables, wording
@@ -71,7 +72,7 @@ def render_page(runs: Sequence[FinishedRun]) -> str:
         duration=wording.duration,
         percent=wording.percent,
         listed=wording.listed,
-        counted=wording.counted,
+        counted=words.counted,
         setting_title=lambda setting: SETTING_TITLES.get(setting, setting),
         svg=Markup,
     )
@@ -161,7 +162,7 @@ def _setting_heading(
     setting: str, overview: tables.Overview, scores: StudyScores
 ) -> dict[str, Any]:
     cohorts = [cohort for cohort in scores.cohorts if cohort.setting == setting]
-    notes = wording.counted(sum(cohort.documents for cohort in cohorts), "note")
+    notes = words.counted(sum(cohort.documents for cohort in cohorts), "note")
     return {
         "title": SETTING_TITLES.get(setting, setting),
         "detail": f"{wording.listed([cohort.name for cohort in cohorts])}; {notes}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fedmedlora.core.words import counted
 from fedmedlora.evaluation.intervals import MIN_DOCUMENTS
 from fedmedlora.report import figures
 from fedmedlora.report.svg import (
@@ -24,7 +25,7 @@ from fedmedlora.report.tables import (
     results_by_cell,
     rounds_by_arm,
 )
-from fedmedlora.report.wording import byte_unit, counted, duration, num_bytes, points
+from fedmedlora.report.wording import byte_unit, duration, num_bytes, points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 import fedmedlora
 from fedmedlora.core.schema import default_schema
+from fedmedlora.core.words import counted
 from fedmedlora.evaluation.alignment import align_documents
 from fedmedlora.evaluation.counting import scored_labels
 from fedmedlora.evaluation.labels import choose_labels
@@ -29,7 +30,6 @@ from fedmedlora.report.viewer_marks import escaped
 from fedmedlora.report.viewer_notes import Wrong, judged_view, note_view
 from fedmedlora.report.viewer_scores import preset_scores
 from fedmedlora.report.viewer_words import page_labels
-from fedmedlora.report.wording import counted
 from fedmedlora.runs.atomic import write_file
 
 if TYPE_CHECKING:

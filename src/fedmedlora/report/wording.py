@@ -65,11 +65,6 @@ def listed(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 note` or `12 notes`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
 FigureName = tuple[str, str, str | None]
 """Task, what was given, linker."""
 

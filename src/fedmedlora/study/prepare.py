@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedmedlora.core.errors import ConfigError
+from fedmedlora.core.words import counted
 from fedmedlora.models.attention_choice import AttentionChoice, choose_attention
 from fedmedlora.models.catalog import ALL_LINEAR, PRESETS
 from fedmedlora.models.device import device_of
@@ -136,8 +137,8 @@ def resolve_here(config: StudyConfig, observer: Observer) -> tuple[StudyConfig, 
         measured["speed"] = speed.to_json()
     typed = model.dtype == "auto"
     if typed or (speed is not None and model.threads is None):
-        counted = f"{threads} thread{'' if threads == 1 else 's'}" if speed is not None else ""
-        how = how_computed(chosen.dtype, counted, typed=typed, by_speed=model.threads is None)
+        with_threads = counted(threads, "thread") if speed is not None else ""
+        how = how_computed(chosen.dtype, with_threads, typed=typed, by_speed=model.threads is None)
         observer.message(f"computing in {how}{remark}")
     return config, measured
 
