@@ -11,7 +11,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,22 +65,12 @@ def pytest_runtest_setup() -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One process of tests a core, as far as there is memory for them: `pytest -n auto`."""
+    from fedmedlora.runs.machine_cores import allowed_cores
     from fedmedlora.runs.machine_memory import free_bytes
 
     free = free_bytes()
     most = math.inf if free is None else free / _BYTES_A_WORKER
-    return max(1, int(min(_num_cores(), most)))
-
-
-def _num_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores that this process may use; a container may have less time than it sees cores."""
-    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        most, period = quota.read_text("ascii").split()
-        allowed = math.ceil(int(most) / int(period))
-    except (OSError, ValueError):  # there is no such file, or it says `max`
-        return seen or 1
-    return max(1, min(seen or 1, allowed))
+    return max(1, int(min(allowed_cores(), most)))
 
 
 # Commands -----------------------------------------------------------------------------------

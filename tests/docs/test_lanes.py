@@ -6,10 +6,13 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from fedmedlora.runs import machine_cores
 
 ROOT = Path(__file__).parents[2]
 TEXT_HALF = ("core", "corpora", "prompts", "runs", "evaluation", "report")
@@ -77,15 +80,18 @@ def test_there_are_as_many_processes_of_tests_as_cores_that_may_be_used(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 4, 6}, raising=False)
     (tmp_path / "cpu.max").write_text(quota + "\n", "ascii")
+    monkeypatch.setattr("fedmedlora.runs.machine_memory.free_bytes", lambda: None)
+    within = partial(machine_cores.allowed_cores, own_cgroup=tmp_path / "none")
 
-    assert conftest._num_cores(tmp_path / "cpu.max") == cores
-    assert conftest._num_cores(tmp_path / "none") == 4
+    for groups, expected in ((tmp_path, cores), (tmp_path / "none", 4)):
+        monkeypatch.setattr(machine_cores, "allowed_cores", partial(within, groups))
+        assert conftest.pytest_xdist_auto_num_workers() == expected
 
 
 def test_there_are_no_more_processes_of_tests_than_fit_into_memory(
     conftest: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conftest, "_num_cores", lambda: 64)
+    monkeypatch.setattr(machine_cores, "allowed_cores", lambda: 64)
     for free, expected in ((12e9, 8), (1e9, 1), (None, 64)):
         monkeypatch.setattr("fedmedlora.runs.machine_memory.free_bytes", lambda free=free: free)
         assert conftest.pytest_xdist_auto_num_workers() == expected

@@ -15,14 +15,16 @@ def usable_cores(cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP) -> in
 
     At least 1. `OMP_NUM_THREADS` is taken as the user's word.
     """
-    allowed = [len(_allowed())]
-    quota = _quota(cgroups, own_cgroup)
-    if quota is not None:
-        allowed.append(math.ceil(quota))
+    allowed = allowed_cores(cgroups, own_cgroup)
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if wanted.isdigit() and int(wanted):
-        allowed.append(int(wanted))
-    return max(1, min(allowed))
+    return min(allowed, int(wanted)) if wanted.isdigit() and int(wanted) else allowed
+
+
+def allowed_cores(cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP) -> int:
+    """The same without the user's word: what the system gives to all processes like this one."""
+    quota = _quota(cgroups, own_cgroup)
+    seen = len(_allowed())
+    return max(1, seen if quota is None else min(seen, math.ceil(quota)))
 
 
 def physical_cores(topology: Path = _TOPOLOGY) -> int:
